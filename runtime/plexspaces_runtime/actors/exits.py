@@ -1,0 +1,74 @@
+"""Why an actor ended: the exit reasons of OTP, plus `limit(...)` and `nondeterminism`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Reason(Enum):
+    """The closed set of exit reasons."""
+
+    NORMAL = "normal"
+    SHUTDOWN = "shutdown"
+    KILLED = "killed"
+    CRASHED = "crashed"
+    LIMIT = "limit"
+    NONDETERMINISM = "nondeterminism"
+    NOPROC = "noproc"
+
+
+# Reasons after which a `transient` child is not restarted (OTP: normal, shutdown, {shutdown, Term}).
+_ORDERLY = frozenset({Reason.NORMAL, Reason.SHUTDOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The end of an actor.
+
+    Attributes:
+        reason: one of the closed set.
+        subject: what kind of crash (exception type, `trap`) or which limit (`memory`, `cpu`, ...).
+        message: for a person.
+        traceback: the guest's; for the log, never for a caller.
+    """
+
+    reason: Reason
+    subject: str = ""
+    message: str = ""
+    traceback: str = ""
+
+    @property
+    def text(self) -> str:
+        """The reason in the form the documentation uses: `limit(cpu)`, `crashed(ValueError, no such row)`."""
+        match self.reason:
+            case Reason.LIMIT:
+                return f"limit({self.subject})"
+            case Reason.CRASHED:
+                return f"crashed({self.subject}, {self.message})" if self.message else f"crashed({self.subject})"
+            case _:
+                return str(self.reason.value)
+
+    @property
+    def orderly(self) -> bool:
+        """Whether a transient child stays down after it."""
+        return self.reason in _ORDERLY
+
+    def __str__(self) -> str:
+        return self.text
+
+
+NORMAL = Exit(Reason.NORMAL)
+SHUTDOWN = Exit(Reason.SHUTDOWN)
+KILLED = Exit(Reason.KILLED)
+NOPROC = Exit(Reason.NOPROC)
+
+
+def crashed(kind: str, message: str, traceback: str = "") -> Exit:
+    """A handler raised, or the component trapped (`kind` is then `trap`)."""
+    return Exit(Reason.CRASHED, kind, message, traceback)
+
+
+def limit(name: str, message: str) -> Exit:
+    """A limit ended the actor; `message` names its value and how to raise it."""
+    return Exit(Reason.LIMIT, name, message)

@@ -1,0 +1,32 @@
+"""What an operator sees of one actor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..scope import Address
+
+
+@dataclass(frozen=True, slots=True)
+class ActorInfo:
+    """One actor at one moment.
+
+    Attributes:
+        state: of the lifecycle table, or `offloaded` / `waiting` where it is busy in that way.
+        mailbox_messages: how many wait.
+        waiting_for: the actors whose replies it waits for.
+        cpu_ms: spent in handlers since the actor started.
+        last_exit: why its previous incarnation ended, "" if it never did.
+        started_ms: wall clock, milliseconds since 1970.
+    """
+
+    address: Address
+    state: str
+    mailbox_messages: int
+    messages_handled: int
+    restarts: int
+    last_exit: str
+    component_hash: str
+    started_ms: int
+    cpu_ms: float
+    waiting_for: tuple[str, ...]

@@ -1,0 +1,349 @@
+"""What a node may be told: its settings and limits, read strictly from a TOML file, the environment and flags.
+
+A flag wins over the environment, which wins over the file, which wins over the default.  Everything that is wrong
+is reported at once, each with its place and, for a misspelt name, the nearest right one.
+
+The file has three tables, the environment the same names in capitals:
+
+    [node]                                  PLEXSPACES_PORT=8080
+    port = 8080
+    [auth]                                  PLEXSPACES_AUTH_ISSUER=https://login.example.com
+    issuer = "https://login.example.com"
+    [limits]                                PLEXSPACES_LIMITS_MEMORY_BYTES_MAX=67108864
+    memory_bytes_max = 67_108_864
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
+
+from .errors import InvalidArgument
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+_GIB = 1024 * _MIB
+
+
+class ConfigError(InvalidArgument):
+    """The configuration cannot be used; the message lists every issue, `details["issues"]` holds them."""
+
+    def __init__(self, issues: list[str]) -> None:
+        super().__init__("the configuration cannot be used:\n" + "\n".join(f"  {issue}" for issue in issues))
+        self.details = {"issues": issues}
+
+
+# ruff does not know that `_setting` is a field specifier.
+# ruff: noqa: RUF009
+
+
+def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one tenant, actor or message may use.  Every limit is positive and names its unit."""
+
+    memory_bytes_max: int = _setting(
+        64 * _MIB, "Linear memory of one actor; a Python guest needs 13 MiB.", low=16 * _MIB, high=4 * _GIB
+    )
+    cpu_ms_per_message_max: int = _setting(5_000, "Computing time of one message, waiting not counted.", low=1)
+    wall_s_per_message_max: float = _setting(
+        300.0, "Time from the start of a message to its end, waiting included.", low=0.001
+    )
+    mailbox_messages_max: int = _setting(1_000, "Messages that wait for one actor.", low=1)
+    payload_bytes_max: int = _setting(1 * _MIB, "Arguments or reply of one message, as UTF-8 JSON.", low=64)
+    host_calls_per_message_max: int = _setting(100_000, "Calls into the node during one message.", low=1)
+    log_lines_per_message_max: int = _setting(1_000, "Lines kept of what one message logs.", low=0)
+    log_line_bytes_max: int = _setting(8 * _KIB, "Bytes kept of one logged line.", low=80)
+    state_bytes_max: int = _setting(8 * _MIB, "An actor's state, as the SDK writes it.", low=64)
+    actors_per_tenant_max: int = _setting(10_000, "Actors of one tenant that live at the same time.", low=1)
+    ask_timeout_ms: int = _setting(30_000, "How long an ask waits that names no timeout of its own.", low=1)
+    wasm_bytes_max: int = _setting(64 * _MIB, "Size of an uploaded component.", low=_KIB, high=1 * _GIB)
+    compile_memory_bytes_max: int = _setting(4 * _GIB, "Memory that compiling one component may take.", low=256 * _MIB)
+    compile_s_max: float = _setting(120.0, "How long compiling one component may take.", low=1)
+    components_max: int = _setting(256, "Compiled components kept in memory.", low=1)
+    slice_ms: int = _setting(2, "How long a handler computes before others have their turn.", low=1, high=1_000)
+    offload_after_slices: int = _setting(
+        10, "Slices in a row after which a handler goes on, on a thread of its own.", low=1
+    )
+    offload_threads: int = _setting(1, "Threads for handlers that compute for long.", low=1, high=64)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """Whose tokens are believed.  With nothing set, only those signed by the node's own key."""
+
+    issuer: str | None = _setting(None, "The `iss` a token must carry.")
+    audience: str | None = _setting(None, "The `aud` a token must carry.")
+    algorithms: tuple[str, ...] = _setting((), "Accepted signature algorithms, for example RS256, ES256, EdDSA.")
+    jwks_file: Path | None = _setting(None, "A JSON Web Key Set with the issuer's public keys.")
+    jwks_url: str | None = _setting(None, "Where the issuer publishes its JSON Web Key Set (https).")
+    public_key_file: Path | None = _setting(None, "One public key of the issuer, in PEM.")
+
+
+_BESIDE = Path("plexspaces-data")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Everything a node is told when it starts.  It is not read again."""
+
+    data_dir: Path = _setting(_BESIDE, "Where the node keeps keys, caches and stores.")
+    cache_dir: Path = _setting(
+        _BESIDE / "cache", "Where compiled components are kept; what is in there may be removed at any time."
+    )
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(8080, "Port to listen on; 0 lets the system choose.", low=0, high=65_535)
+    grace_s: float = _setting(10.0, "How long a stopping node lets running messages finish.", low=0, high=3_600)
+    tenant: str = _setting("default", "The tenant of the local token.")
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    limits: Limits = field(default_factory=Limits)
+
+
+_TABLES: Mapping[str, type[Any]] = {"node": NodeConfig, "auth": AuthConfig, "limits": Limits}
+_PREFIX = {"node": "PLEXSPACES_", "auth": "PLEXSPACES_AUTH_", "limits": "PLEXSPACES_LIMITS_"}
+_ALGORITHMS = frozenset(f"{family}{bits}" for family in ("HS", "RS", "PS", "ES") for bits in (256, 384, 512)) | {
+    "EdDSA"
+}
+_HTTPS_OR_LOCAL = re.compile(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]")
+_T = TypeVar("_T")
+
+
+def default_data_dir(env: Mapping[str, str] | None = None) -> Path:
+    """`$PLEXSPACES_DATA_DIR`, else `$XDG_DATA_HOME/plexspaces`, else `~/.local/share/plexspaces`."""
+    env = os.environ if env is None else env
+    if chosen := env.get("PLEXSPACES_DATA_DIR"):
+        return Path(chosen).expanduser()
+    return _xdg(env, "XDG_DATA_HOME", ".local/share") / "plexspaces"
+
+
+def default_cache_dir(env: Mapping[str, str] | None = None) -> Path:
+    """`$PLEXSPACES_CACHE_DIR`, else `$XDG_CACHE_HOME/plexspaces`, else `~/.cache/plexspaces`.
+
+    What is in there may be removed at any time.
+    """
+    env = os.environ if env is None else env
+    if chosen := env.get("PLEXSPACES_CACHE_DIR"):
+        return Path(chosen).expanduser()
+    return _xdg(env, "XDG_CACHE_HOME", ".cache") / "plexspaces"
+
+
+def _xdg(env: Mapping[str, str], variable: str, below_home: str) -> Path:
+    # The base directory specification: a relative path is invalid and to be ignored.
+    base = env.get(variable, "")
+    if base.startswith("/"):
+        return Path(base)
+    return Path(env.get("HOME") or Path.home()) / below_home
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """One setting, as documentation and command line see it."""
+
+    table: str
+    name: str
+    default: Any
+    doc: str
+    environment: str
+
+
+def settings() -> Iterator[SettingInfo]:
+    """Every setting there is, in the order of the tables."""
+    for table, cls in _TABLES.items():
+        for each in _plain_fields(cls):
+            yield SettingInfo(table, each.name, each.default, each.metadata["doc"], _PREFIX[table] + each.name.upper())
+
+
+def load(
+    file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> NodeConfig:
+    """Read a node's configuration.
+
+    Args:
+        file: a TOML file with the tables `node`, `auth` and `limits`, or none.  Paths in it are relative to it.
+        env: the environment; the process's own by default.
+        flags: settings of `NodeConfig` by name, from the command line; those that are `None` were not given.
+
+    Raises:
+        ConfigError: anything is unknown, of the wrong type, out of range or contradictory.
+    """
+    env = os.environ if env is None else env
+    issues: list[str] = []
+    values: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
+    if file is not None:
+        _read_file(file, values, issues)
+    _read_environment(env, values, issues)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            _accept("node", name, value, f"--{name.replace('_', '-')}", values, issues)
+    values["node"].setdefault("data_dir", default_data_dir(env))
+    values["node"].setdefault("cache_dir", default_cache_dir(env))
+    if issues:
+        raise ConfigError(issues)
+    config = NodeConfig(**values["node"], auth=AuthConfig(**values["auth"]), limits=Limits(**values["limits"]))
+    issues.extend(_contradictions(config))
+    if issues:
+        raise ConfigError(issues)
+    return config
+
+
+def _read_file(file: Path, values: dict[str, dict[str, Any]], issues: list[str]) -> None:
+    try:
+        text = file.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except OSError as error:
+        issues.append(f"{file}: cannot be read: {error.strerror}")
+        return
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        issues.append(f"{file}: not a TOML file: {error}")
+        return
+    lines = _key_lines(text)
+    for table, content in document.items():
+        place = f"{file}:{lines.get((table, ''), lines.get(('', table), 1))}"
+        if table not in _TABLES:
+            hint = _nearest(table, _TABLES)
+            homes = [t for t, cls in _TABLES.items() if table in {f.name for f in _plain_fields(cls)}]
+            if homes and not isinstance(content, dict):
+                hint = f"it belongs into the table [{homes[0]}]"
+            issues.append(f"{place}: unknown table or key {table!r}; {hint}")
+        elif not isinstance(content, dict):
+            issues.append(f"{place}: {table!r} is a table; write [{table}] and its keys below it")
+        else:
+            for name, value in content.items():
+                at = f"{file}:{lines.get((table, name), 1)}"
+                _accept(table, name, value, at, values, issues, base=file.parent)
+
+
+def _read_environment(env: Mapping[str, str], values: dict[str, dict[str, Any]], issues: list[str]) -> None:
+    for setting in settings():
+        # An empty variable is how shells and compose files say "not set".
+        if text := env.get(setting.environment):
+            _accept(setting.table, setting.name, text, setting.environment, values, issues, textual=True)
+    # Only our own prefixes can be judged: Kubernetes adds variables named after any service called plexspaces.
+    for table in ("auth", "limits"):
+        known = {s.environment for s in settings() if s.table == table}
+        for variable in env:
+            if variable.startswith(_PREFIX[table]) and variable not in known:
+                issues.append(f"{variable}: unknown; {_nearest(variable, known)}")
+
+
+def _accept(
+    table: str,
+    name: str,
+    value: Any,
+    place: str,
+    values: dict[str, dict[str, Any]],
+    issues: list[str],
+    *,
+    textual: bool = False,
+    base: Path | None = None,
+) -> None:
+    cls = _TABLES[table]
+    known = {f.name: f for f in _plain_fields(cls)}
+    if name not in known:
+        issues.append(f"{place}: unknown key {name!r} in [{table}]; {_nearest(name, known)}")
+        return
+    try:
+        converted = _convert(get_type_hints(cls)[name], value, textual=textual, base=base)
+        low, high = known[name].metadata["low"], known[name].metadata["high"]
+        if low is not None and converted < low:
+            raise ValueError(f"must be at least {low}")
+        if high is not None and converted > high:
+            raise ValueError(f"must be at most {high}")
+    except ValueError as error:
+        issues.append(f"{place}: {name} = {value!r}: {error}")
+    else:
+        values[table][name] = converted
+
+
+def _convert(hint: Any, value: Any, *, textual: bool, base: Path | None) -> Any:
+    if hint is int:
+        return _number(value, int, "a whole number", textual)
+    if hint is float:
+        number = _number(value, float, "a number", textual)
+        if number != number or number in (float("inf"), float("-inf")):
+            raise ValueError("must be finite")
+        return number
+    if hint == tuple[str, ...]:
+        items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) and item for item in items):
+            raise ValueError('must be a list of texts, such as ["RS256"]')
+        return tuple(items)
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("must be a text that is not empty")
+    if hint in (Path, Path | None):
+        path = Path(value).expanduser()
+        return base / path if base is not None else path
+    return str(value)
+
+
+def _number(value: Any, to: type[_T], called: str, textual: bool) -> _T:
+    allowed: tuple[type, ...] = (int, float) if to is float else (int,)
+    if textual:
+        try:
+            return cast(_T, cast(Any, to)(value.replace("_", "")))
+        except ValueError:
+            raise ValueError(f"must be {called}") from None
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise ValueError(f"must be {called}")
+    return cast(_T, cast(Any, to)(value))
+
+
+def _contradictions(config: NodeConfig) -> Iterator[str]:
+    limits, auth = config.limits, config.auth
+    if limits.ask_timeout_ms > limits.wall_s_per_message_max * 1_000:
+        yield (
+            f"limits: ask_timeout_ms = {limits.ask_timeout_ms} is longer than wall_s_per_message_max = "
+            f"{limits.wall_s_per_message_max:g} s: a message that asks would be ended before its answer is late"
+        )
+    if limits.slice_ms > limits.cpu_ms_per_message_max:
+        yield "limits: slice_ms is longer than cpu_ms_per_message_max: the limit could not be kept"
+    for algorithm in auth.algorithms:
+        if algorithm not in _ALGORITHMS:
+            yield f"auth: unknown algorithm {algorithm!r}; {_nearest(algorithm, _ALGORITHMS)}"
+    sources = [name for name in ("jwks_file", "jwks_url", "public_key_file") if getattr(auth, name) is not None]
+    if len(sources) > 1:
+        yield f"auth: {' and '.join(sources)} are alternatives; keep one"
+    if auth.jwks_url is not None and not _HTTPS_OR_LOCAL.match(auth.jwks_url):
+        yield "auth: jwks_url must begin with https:// (http only on this machine): who answers it decides who gets in"
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", config.tenant):
+        yield f"node: tenant {config.tenant!r} is not a name: use letters, digits, '_', '.' or '-'"
+
+
+def _plain_fields(cls: type[Any]) -> list[Field[Any]]:
+    return [f for f in fields(cls) if f.default is not MISSING]
+
+
+def _nearest(name: str, known: Any) -> str:
+    names = sorted(known)
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f"did you mean {close[0]!r}?"
+    return "known are " + ", ".join(names)
+
+
+_HEADER = re.compile(r"\s*\[\s*\"?([\w-]+)\"?\s*\]")
+_KEY = re.compile(r"\s*\"?([\w-]+)\"?\s*(?:\.\s*\"?([\w-]+)\"?\s*)?=")
+
+
+def _key_lines(text: str) -> dict[tuple[str, str], int]:
+    """Where each table and key stands.  `tomllib` does not say; settings are flat, so a look at the lines is enough."""
+    found: dict[tuple[str, str], int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = header[1]
+            found.setdefault((table, ""), number)
+        elif key := _KEY.match(line):
+            where = (key[1], key[2]) if not table and key[2] else (table, key[1])
+            found.setdefault(where, number)
+    return found

@@ -1,0 +1,1 @@
+"""Deployed components: which code answers to which actor type."""

@@ -1,0 +1,29 @@
+"""`plexspaces:actor/clock`: time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..actors.actor import Actor
+from ..scheduler import PENDING
+
+if TYPE_CHECKING:
+    from .gate import Host
+
+
+def now_ns(host: Host, _actor: Actor) -> int:
+    """The wall clock."""
+    return host.clock.now_ns()
+
+
+def monotonic_ns(host: Host, _actor: Actor) -> int:
+    """The monotonic clock."""
+    return host.clock.monotonic_ns()
+
+
+def sleep_ns(host: Host, actor: Actor, duration_ns: int) -> Any:
+    """Suspend the caller."""
+    # asyncio refuses delays of centuries; the message's wall limit comes first anyway.
+    delay_s = min(duration_ns / 1e9, 86_400.0)
+    host.loop.call_later(delay_s, host.scheduler.resume, actor, actor.wait_token, None)
+    return PENDING

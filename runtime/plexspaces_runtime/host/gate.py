@@ -1,0 +1,138 @@
+"""The one place every host call of every guest passes: capability, dispatch, errors as WIT values."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from ..actors.actor import Actor
+from ..actors.asks import Asks
+from ..actors.guest import HostRequest, Ok
+from ..actors.registry import Registry
+from ..actors.sizes import check_size
+from ..clock import Clock
+from ..errors import ActorNotFound, PermissionDenied, PlexSpacesError, Unavailable
+from ..events import EventBus, HostFault, PermissionRefused
+from ..ids import Ids
+from ..scheduler import PENDING, GuestTrap
+from ..scope import Address
+from . import clock, lifecycle, logging, messaging, random
+from .wire import error_value
+
+if TYPE_CHECKING:
+    from ..scheduler import Scheduler
+
+# Harmless to everybody but the actor itself, and no actor works without them.
+_ALWAYS_GRANTED: Final = frozenset({"clock", "random", "logging"})
+
+# Interfaces of the WIT, by the module that serves them.
+_SERVED: Final[dict[str, Any]] = {
+    "messaging": messaging,
+    "lifecycle": lifecycle,
+    "clock": clock,
+    "random": random,
+    "logging": logging,
+}
+
+
+class Host:
+    """Serves host calls.  Its attributes are what the modules of this package work with.
+
+    Args:
+        functions: every function of the WIT: (interface, function) to whether its result can hold an error.
+        loop: for sleeping.
+    """
+
+    def __init__(
+        self,
+        *,
+        functions: dict[tuple[str, str], bool],
+        registry: Registry,
+        asks: Asks,
+        clock: Clock,
+        ids: Ids,
+        events: EventBus,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.registry = registry
+        self.asks = asks
+        self.clock = clock
+        self.ids = ids
+        self.events = events
+        self.loop = loop
+        # Set by the node: the scheduler needs `serve` to be made, and this needs the scheduler.
+        self.scheduler: Scheduler
+        self._functions: dict[tuple[str, str], tuple[Callable[..., Any], bool]] = {
+            key: (self._implementation(*key), fallible) for key, fallible in functions.items()
+        }
+
+    def _implementation(self, interface: str, function: str) -> Callable[..., Any]:
+        module = _SERVED.get(interface)
+        name = function.replace("-", "_")
+        if module is None or not hasattr(module, name):
+
+            def unavailable(_host: Host, _actor: Actor, *_arguments: Any) -> Any:
+                raise Unavailable(
+                    f"{interface}.{function} is declared, but this version of the node does not have it yet",
+                    interface=interface,
+                )
+
+            return unavailable
+        implementation: Callable[..., Any] = getattr(module, name)
+        return implementation
+
+    def serve(self, actor: Actor, request: HostRequest) -> Any:
+        """Answer a host call at once, or `PENDING`.
+
+        Raises:
+            GuestTrap: it failed, and the function's type has no room for an error.
+        """
+        interface = request.interface
+        implementation, fallible = self._functions[interface, request.function]
+        try:
+            granted = actor.spec.capabilities
+            if granted is not None and interface not in granted and interface not in _ALWAYS_GRANTED:
+                self.events.emit(PermissionRefused(actor.address, interface, request.function))
+                raise PermissionDenied(
+                    f"this actor may not use {interface}: add {interface!r} to its capabilities", capability=interface
+                )
+            value = implementation(self, actor, *request.arguments)
+        except PlexSpacesError as error:
+            if not fallible:
+                raise GuestTrap(f"{interface}.{request.function}: {error.message}") from error
+            return error_value(error)
+        except Exception as fault:
+            self.events.emit(HostFault(actor.address, interface, request.function, f"{type(fault).__name__}: {fault}"))
+            if not fallible:
+                raise GuestTrap(f"{interface}.{request.function}: a fault of the node") from fault
+            return error_value(fault)
+        if fallible and value is not PENDING:
+            return Ok(value)
+        return value
+
+    # -- what the modules share ---------------------------------------------------------------------------
+
+    def find(self, actor: Actor, name: str) -> Actor:
+        """The living actor that `actor` calls `name`.
+
+        Raises:
+            ActorNotFound, InvalidArgument
+        """
+        found = self.registry.find(actor.address.scope, name)
+        if found is None:
+            address = Address.parse(actor.address.scope, name)
+            found = self.registry.find(address.scope, address.text)
+            if found is None:
+                raise ActorNotFound(
+                    f"there is no actor {address.text!r} in namespace {address.scope.namespace!r}", actor=address.text
+                )
+        return found
+
+    def check_payload(self, actor: Actor, payload: str) -> None:
+        """Refuse a payload that is larger than may be sent.
+
+        Raises:
+            LimitExceeded
+        """
+        check_size("payload", payload, actor.spec.limits.payload_bytes_max)

@@ -1,0 +1,657 @@
+"""The run queue: one actor at a time, one message or one time slice each, then to the back of the queue.
+
+What the BEAM does with reductions is done here with time.  A turn on the loop ends after `slice_ms`, so that sockets
+and timers get theirs; a guest that burns CPU is interrupted by the epoch (see `wasm/ticker.py`) and goes to the back;
+one that keeps burning goes on on another thread.  A guest that calls the host is suspended, the call is served right
+here on the loop's stack, and the guest goes on at once if the answer is there.
+
+Ownership (`Run` in `actors/actor.py`): an actor is in the queue exactly when it is READY; its guest is polled only
+while it is RUNNING (here) or OFFLOADED (there).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import orjson
+
+from ..actors import exits, lifecycle
+from ..actors.actor import Actor, ActorSpec, Run, Step, Stop, Upgrade
+from ..actors.asks import Asks
+from ..actors.deadlines import Deadlines
+from ..actors.envelope import Envelope
+from ..actors.exits import Exit
+from ..actors.guest import Export, Failure, Guest, HostRequest, Poll, Result, Trapped
+from ..actors.sizes import check_size
+from ..clock import Clock
+from ..config import Limits
+from ..errors import ActorExited, Conflict, HandlerCrashed, HandlerRefused, LimitExceeded, PlexSpacesError
+from ..events import EventBus, FiberOffloaded, MessageExpired, NodeFault
+from .offload import Offloader
+
+
+class _Pending(Enum):
+    PENDING = "pending"
+
+
+# What `serve` answers when the result comes later, through `Scheduler.resume`.
+PENDING: Final = _Pending.PENDING
+
+
+class GuestTrap(Exception):
+    """A host function whose type has no room for an error refuses: the guest traps with this text."""
+
+
+class Ticker(Protocol):
+    """Makes a guest that has been running for a while give control back."""
+
+    def enter(self) -> None:
+        """A guest begins to run on the loop."""
+
+    def leave(self) -> None:
+        """It gave control back."""
+
+    def offloading(self, active: bool) -> None:
+        """Guests run (or no longer run) on other threads."""
+
+
+class _WallLimit:
+    """A message that is suspended; `Deadlines` keeps it."""
+
+    __slots__ = ("actor", "bucket", "envelope")
+
+    def __init__(self, actor: Actor, envelope: Envelope) -> None:
+        self.actor = actor
+        self.envelope = envelope
+        self.bucket = -1
+
+
+class Scheduler:
+    """Runs actors.
+
+    Args:
+        clock: time.
+        limits: slices, off-loading.
+        events: told what happens.
+        asks: the questions under way.
+        ticker: the epoch.
+        serve: answers a host call at once, or answers `PENDING` and calls `resume` later.
+        set_wall_alarm: like `Deadlines`' alarm, for suspended messages.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        limits: Limits,
+        events: EventBus,
+        asks: Asks,
+        ticker: Ticker,
+        serve: Callable[[Actor, HostRequest], Any],
+        set_wall_alarm: Callable[[float], None],
+    ) -> None:
+        self._clock = clock
+        self._now_ns = clock.monotonic_ns
+        self._events = events
+        self._asks = asks
+        self._ticker = ticker
+        self._serve = serve
+        self._ready: deque[Actor] = deque()
+        self._scheduled = False
+        self._slice_ns = limits.slice_ms * 1_000_000
+        self._offload_after_ns = self._slice_ns * limits.offload_after_slices
+        self._loop = asyncio.get_running_loop()
+        self._offloader = Offloader(
+            limits.offload_threads, clock, self._loop.call_soon_threadsafe, self._returned, ticker.offloading
+        )
+        self._walls = Deadlines(clock, set_wall_alarm, self._wall_reached)
+        self.ring_walls = self._walls.ring
+        self._wall_of: dict[Actor, _WallLimit] = {}
+        # For /metrics.
+        self.preemptions = 0
+        self.offloads = 0
+        self.messages = 0
+
+    # -- what others ask of it ----------------------------------------------------------------------------
+
+    def start(self, actor: Actor, state: str | None, on_started: Callable[[Exit | None], None]) -> None:
+        """Instantiate, restore `state` if there is one, and run `init`.
+
+        `on_started` hears None, or why the actor could not start (it is dead then).
+        """
+
+        def failed(exit_: Exit) -> None:
+            self._end(actor, exit_)
+            on_started(exit_)
+
+        def ready() -> None:
+            actor.advance(lifecycle.Event.STARTED)
+            on_started(None)
+
+        try:
+            actor.guest = actor.spec.new_guest()
+        except PlexSpacesError as error:
+            failed(exits.limit("instances", error.message))
+            return
+        actor.plan = self._start_plan(actor, actor.spec, lambda: state, ready, failed)
+        self._wake(actor)
+
+    def deliver(self, actor: Actor, envelope: Envelope) -> bool:
+        """Put a message into the mailbox; False when that is full."""
+        if not actor.mailbox.offer(envelope):
+            return False
+        if actor.run is Run.RESTING:
+            self._wake(actor)
+        return True
+
+    def wake(self, actor: Actor) -> None:
+        """Something has come into the mailbox by another way."""
+        if actor.run is Run.RESTING and actor.alive:
+            self._wake(actor)
+
+    def stop(self, actor: Actor, exit_: Exit) -> None:
+        """Let the actor finish its message and run its `terminate`, then end it."""
+        actor.mailbox.offer_system(Stop(exit_))
+        self.wake(actor)
+
+    def kill(self, actor: Actor, exit_: Exit = exits.KILLED) -> None:
+        """End the actor now, whatever it is doing."""
+        if actor.alive:
+            self._end(actor, exit_)
+
+    def upgrade(self, actor: Actor, spec: ActorSpec, on_done: Callable[[Exception | None], None]) -> None:
+        """Let the actor go on as `spec`, between two messages, with its state."""
+        actor.mailbox.offer_system(Upgrade(spec, on_done))
+        self.wake(actor)
+
+    def describe(self, actor: Actor, on_done: Callable[[Result], None]) -> None:
+        """Run `describe` on a fresh instance of an actor that nobody can address, then discard it."""
+
+        def described(result: Result) -> bool:
+            self._end(actor, exits.NORMAL)
+            on_done(result)
+            return False
+
+        def instantiated(result: Result) -> bool:
+            if isinstance(result, Trapped | Failure):
+                return described(result)
+            return True
+
+        actor.guest = actor.spec.new_guest()
+        actor.plan = [
+            Step(Export.INSTANTIATE, tuple, instantiated),
+            Step(Export.DESCRIBE, tuple, described),
+        ]
+        self._wake(actor)
+
+    def resume(self, actor: Actor, token: int, value: Any) -> None:
+        """The answer to a host call that was `PENDING`; one that comes too late is dropped."""
+        if actor.run is not Run.WAITING or actor.wait_token != token:
+            return
+        assert actor.guest is not None
+        actor.guest.answer(value)
+        self._wake(actor)
+
+    def close(self) -> None:
+        """End the other threads.  All actors must be dead."""
+        self._offloader.stop()
+
+    @property
+    def offloaded(self) -> int:
+        """How many actors are on other threads now."""
+        return self._offloader.count
+
+    @property
+    def ready(self) -> int:
+        """How many actors are in the run queue now."""
+        return len(self._ready)
+
+    # -- the queue ----------------------------------------------------------------------------------------
+
+    def _wake(self, actor: Actor) -> None:
+        actor.run = Run.READY
+        self._ready.append(actor)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Run ready actors for a slice, then let the loop see to sockets and timers."""
+        ready = self._ready
+        now_ns = self._now_ns
+        until_ns = now_ns() + self._slice_ns
+        while ready:
+            actor = ready.popleft()
+            # It may have been killed since it was queued.
+            if actor.run is Run.READY:
+                try:
+                    self._run(actor)
+                except Exception as fault:  # noqa: BLE001 - a crash becomes an exit: of this actor, not of the node
+                    self._fault(actor, fault)
+                if now_ns() >= until_ns:
+                    break
+        if ready:
+            self._loop.call_soon(self._turn)
+        else:
+            self._scheduled = False
+
+    def _fault(self, actor: Actor, fault: Exception) -> None:
+        """A bug of the node came up while it ran an actor: the others must not notice."""
+        text = f"{type(fault).__name__}: {fault}"
+        self._events.emit(NodeFault(actor.address, text, "".join(traceback.format_exception(fault))))
+        self._end(actor, exits.crashed("internal", f"a fault of the node ({text})"))
+
+    def _run(self, actor: Actor) -> None:
+        """One message, or one slice of it."""
+        if actor.current is None and actor.step is None and not self._begin_next(actor):
+            actor.run = Run.RESTING
+            return
+        actor.run = Run.RUNNING
+        guest = actor.guest
+        assert guest is not None
+        ticker = self._ticker
+        began_ns = self._now_ns()
+        while True:
+            ticker.enter()
+            outcome = guest.poll()
+            ticker.leave()
+            if outcome is Poll.DONE:
+                used_ns = self._now_ns() - began_ns
+                actor.cpu_ns += used_ns
+                self._done(actor)
+                return
+            if outcome is Poll.REQUEST and self._answer(actor, guest):
+                # Served on the spot.  A guest that calls and calls must not keep the loop either.
+                if self._now_ns() - began_ns < self._slice_ns:
+                    continue
+            elif actor.run is not Run.RUNNING:
+                # Suspended, or dead: a host call may end its own caller.
+                if actor.run is Run.WAITING:
+                    actor.cpu_ns += self._now_ns() - began_ns
+                return
+            actor.cpu_ns += self._now_ns() - began_ns
+            self.preemptions += 1
+            self._go_on(actor)
+            return
+
+    def _go_on(self, actor: Actor) -> None:
+        """The guest has more to do: to the back of the queue, to another thread, or no further."""
+        cpu_ns_max = actor.spec.limits.cpu_ms_per_message_max * 1_000_000
+        if actor.cpu_ns >= cpu_ns_max:
+            self._overrun(
+                actor,
+                exits.limit(
+                    "cpu",
+                    f"used {actor.cpu_ns // 1_000_000} ms of processor time for one message, more than "
+                    f"cpu_ms_per_message_max = {actor.spec.limits.cpu_ms_per_message_max}",
+                ),
+            )
+        elif actor.cpu_ns >= self._offload_after_ns:
+            self._offload(actor, cpu_ns_max - actor.cpu_ns)
+        else:
+            self._wake(actor)
+
+    def _offload(self, actor: Actor, cpu_ns_left: int) -> None:
+        # Counted once per message, said once per message: a chatty one goes to and fro.
+        if actor.run is not Run.OFFLOADED and actor.cpu_budget_ns == 0:
+            self.offloads += 1
+            self._events.emit(FiberOffloaded(actor.address, actor.current_id, actor.cpu_ns / 1e6))
+        actor.run = Run.OFFLOADED
+        self._offloader.submit(actor, cpu_ns_left)
+
+    def _returned(self, actor: Actor, outcome: Poll, used_ns: int) -> None:
+        """An off-loaded actor is ours again."""
+        actor.cpu_ns += used_ns
+        actor.run = Run.RUNNING
+        if actor.ending is not None:
+            self._end(actor, actor.ending)
+            return
+        assert actor.guest is not None
+        try:
+            match outcome:
+                case Poll.DONE:
+                    self._done(actor)
+                case Poll.REQUEST:
+                    if self._answer(actor, actor.guest):
+                        self._go_on(actor)
+                case Poll.PREEMPTED:
+                    self._go_on(actor)
+        except Exception as fault:  # noqa: BLE001 - as in `_turn`
+            self._fault(actor, fault)
+
+    # -- host calls ---------------------------------------------------------------------------------------
+
+    def _answer(self, actor: Actor, guest: Guest) -> bool:
+        """Serve the guest's request; True when it can go on at once."""
+        actor.host_calls += 1
+        limits = actor.spec.limits
+        if actor.host_calls > limits.host_calls_per_message_max:
+            self._overrun(
+                actor,
+                exits.limit(
+                    "host-calls",
+                    f"called the host more than host_calls_per_message_max = {limits.host_calls_per_message_max} "
+                    "times for one message",
+                ),
+            )
+            return False
+        request = guest.request
+        assert request is not None
+        actor.wait_token += 1
+        try:
+            value = self._serve(actor, request)
+        except GuestTrap as refusal:
+            guest.trap(str(refusal))
+            return actor.run is Run.RUNNING
+        if actor.run is not Run.RUNNING:
+            return False
+        if value is PENDING:
+            actor.run = Run.WAITING
+            if actor.current is not None and actor not in self._wall_of:
+                wall = self._wall_of[actor] = _WallLimit(actor, actor.current)
+                self._walls.add(wall, self._now_ns() + int(limits.wall_s_per_message_max * 1e9))
+            return False
+        guest.answer(value)
+        return True
+
+    def _wall_reached(self, entry: object) -> None:
+        assert isinstance(entry, _WallLimit)
+        actor = entry.actor
+        self._wall_of.pop(actor, None)
+        if actor.alive and actor.current is entry.envelope:
+            self._overrun(
+                actor,
+                exits.limit(
+                    "wall",
+                    f"one message took longer than wall_s_per_message_max = {actor.spec.limits.wall_s_per_message_max}",
+                ),
+            )
+
+    # -- messages -----------------------------------------------------------------------------------------
+
+    def _begin_next(self, actor: Actor) -> bool:
+        """Begin a step of the plan, a signal or a message; False when there is none."""
+        if actor.plan:
+            self._begin_step(actor)
+            return True
+        mailbox = actor.mailbox
+        while (signal := mailbox.take_system()) is not None:
+            if isinstance(signal, Stop):
+                self._begin_stop(actor, signal)
+                return True
+            if self._begin_upgrade(actor, signal):
+                return True
+        while (envelope := mailbox.take()) is not None:
+            pending = envelope.pending
+            if pending is not None and pending.ended:
+                self._events.emit(MessageExpired(actor.address, envelope.id))
+                continue
+            actor.current = envelope
+            actor.advance(lifecycle.Event.TOOK)
+            assert actor.guest is not None
+            actor.guest.begin(
+                Export.HANDLE,
+                envelope.id,
+                envelope.kind.value,
+                envelope.op,
+                envelope.payload,
+                envelope.sender.text if envelope.sender is not None else "",
+                _context(envelope),
+            )
+            return True
+        return False
+
+    def _done(self, actor: Actor) -> None:
+        """A call of an export is over."""
+        assert actor.guest is not None
+        result = actor.guest.take_result()
+        if actor.step is not None:
+            self._finish_step(actor, result)
+        else:
+            self._finish_message(actor, result)
+        if actor.alive:
+            if actor.plan or not actor.mailbox.empty:
+                self._wake(actor)
+            else:
+                actor.run = Run.RESTING
+
+    def _finish_message(self, actor: Actor, result: Result) -> None:
+        envelope = actor.current
+        assert envelope is not None
+        if isinstance(result, Trapped):
+            self._end(actor, result.exit)
+            return
+        if isinstance(result, Failure) and result.crashed:
+            self._end(actor, exits.crashed(result.code, result.message, result.traceback))
+            return
+        self._settle_books(actor)
+        actor.handled += 1
+        self.messages += 1
+        actor.advance(lifecycle.Event.FINISHED)
+        pending = envelope.pending
+        if pending is None or pending.ended:
+            return
+        if isinstance(result, Failure):
+            self._asks.end(pending, _refusal(result))
+        elif result is not None:
+            try:
+                check_size("reply", result, actor.spec.limits.payload_bytes_max)
+            except LimitExceeded as error:
+                self._asks.end(pending, error)
+            else:
+                self._asks.end(pending, result)
+        else:
+            # The handler answers later, with `messaging.reply`; until then the deadline watches.
+            actor.deferred[envelope.id] = pending
+
+    def _settle_books(self, actor: Actor) -> None:
+        """The message or step is over: what was counted for it begins anew."""
+        actor.current = None
+        actor.cpu_total_ns += actor.cpu_ns
+        actor.cpu_ns = 0
+        actor.cpu_budget_ns = 0
+        actor.host_calls = 0
+        actor.log_lines = 0
+        if self._wall_of and (wall := self._wall_of.pop(actor, None)) is not None:
+            self._walls.discard(wall)
+
+    # -- plans: start, stop, upgrade ----------------------------------------------------------------------
+
+    def _start_plan(
+        self,
+        actor: Actor,
+        spec: ActorSpec,
+        state: Callable[[], str | None],
+        ready: Callable[[], None],
+        failed: Callable[[Exit], None],
+    ) -> list[Step]:
+        """Instantiate, set the state if there is one, init."""
+
+        def config(restored: bool) -> tuple[str, str, str, bool, str]:
+            return (actor.address.text, spec.role, spec.args, restored, spec.facets)
+
+        def good(result: Result) -> bool:
+            if isinstance(result, Trapped):
+                failed(result.exit)
+                return False
+            if isinstance(result, Failure):
+                failed(exits.crashed(result.code, result.message, result.traceback))
+                return False
+            return True
+
+        def instantiated(result: Result) -> bool:
+            if not good(result):
+                return False
+            if (text := state()) is not None:
+                actor.plan.insert(0, Step(Export.SET_STATE, lambda: (config(True), text), good))
+            return True
+
+        def initialised(result: Result) -> bool:
+            if good(result):
+                ready()
+            return False
+
+        return [
+            Step(Export.INSTANTIATE, tuple, instantiated),
+            Step(Export.INIT, lambda: (config(state() is not None),), initialised),
+        ]
+
+    def _begin_step(self, actor: Actor) -> None:
+        step = actor.step = actor.plan.pop(0)
+        assert actor.guest is not None
+        actor.guest.begin(step.export, *step.arguments())
+
+    def _finish_step(self, actor: Actor, result: Result) -> None:
+        step = actor.step
+        assert step is not None
+        actor.step = None
+        self._settle_books(actor)
+        if not step.on_result(result):
+            actor.plan.clear()
+
+    def _begin_stop(self, actor: Actor, signal: Stop) -> None:
+        actor.advance(lifecycle.Event.STOPPED)
+
+        def terminated(_result: Result) -> bool:
+            # Whatever `terminate` says, the actor ends for the reason it was given.
+            self._end(actor, signal.exit)
+            return False
+
+        actor.plan = [Step(Export.TERMINATE, lambda: (signal.exit.text,), terminated)]
+        self._begin_step(actor)
+
+    def _begin_upgrade(self, actor: Actor, signal: Upgrade) -> bool:
+        """Begin to replace the instance; False when nothing is left to run because it was refused at once."""
+        spec = signal.spec
+        state = ""
+
+        def stay(exit_: Exit) -> None:
+            if actor.guest is not None:
+                actor.guest.close()
+                actor.guest, actor.previous_guest = actor.previous_guest, None
+            signal.on_done(_cannot_upgrade(actor, exit_))
+
+        def upgraded() -> None:
+            assert actor.previous_guest is not None
+            actor.previous_guest.close()
+            actor.previous_guest = None
+            actor.spec = spec
+            signal.on_done(None)
+
+        def captured(result: Result) -> bool:
+            nonlocal state
+            match result:
+                case Trapped(exit_):
+                    signal.on_done(_cannot_upgrade(actor, exit_))
+                    self._end(actor, exit_)
+                    return False
+                case Failure():
+                    signal.on_done(_cannot_upgrade(actor, exits.crashed(result.code, result.message)))
+                    return False
+                case _:
+                    state = result or ""
+            try:
+                guest = spec.new_guest()
+            except PlexSpacesError as error:
+                signal.on_done(error)
+                return False
+            actor.previous_guest, actor.guest = actor.guest, guest
+            actor.plan = self._start_plan(actor, spec, lambda: state, upgraded, stay)
+            return True
+
+        actor.plan = [Step(Export.GET_STATE, tuple, captured)]
+        self._begin_step(actor)
+        return True
+
+    # -- ends ---------------------------------------------------------------------------------------------
+
+    def _overrun(self, actor: Actor, exit_: Exit) -> None:
+        """A limit stops what is under way: the actor, or only the upgrade that was being tried."""
+        if actor.previous_guest is not None and actor.step is not None and actor.run is not Run.OFFLOADED:
+            self._finish_step(actor, Trapped(exit_))
+            if actor.alive:
+                self._wake(actor)
+        else:
+            self._end(actor, exit_)
+
+    def _end(self, actor: Actor, exit_: Exit) -> None:
+        """The actor is dead from here on; ending a dead one does nothing."""
+        if not actor.alive:
+            return
+        if actor.run is Run.OFFLOADED:
+            # Its guest is another's just now; `_returned` comes back here.
+            actor.ending = exit_
+            return
+        actor.run = Run.RESTING
+        actor.advance(lifecycle.Event.ENDED)
+        step, envelope = actor.step, actor.current
+        actor.step = None
+        actor.plan = []
+        for guest in (actor.guest, actor.previous_guest):
+            if guest is not None:
+                guest.close()
+        actor.guest = actor.previous_guest = None
+        for ask in tuple(actor.asks):
+            self._asks.abandon(ask)
+        actor.on_exit(actor, exit_)
+        self._settle_books(actor)
+        if envelope is not None and envelope.pending is not None:
+            self._asks.end(envelope.pending, _end_error(actor, exit_))
+        for pending in actor.deferred.values():
+            self._asks.end(pending, _end_error(actor, exit_))
+        actor.deferred.clear()
+        if step is not None:
+            # Whoever waits for the start, the description or the upgrade hears why it will not come.
+            step.on_result(Trapped(exit_))
+
+
+def _context(envelope: Envelope) -> str:
+    """What the WIT's envelope says of where a message comes from, as JSON text."""
+    caller = envelope.caller
+    if caller is None and not envelope.trace:
+        return ""
+    context: dict[str, Any] = {}
+    if caller is not None:
+        context["subject"] = caller.subject
+        context["roles"] = sorted(caller.roles)
+        if caller.session:
+            context["session"] = caller.session
+    if envelope.trace:
+        context["trace"] = envelope.trace
+    if envelope.causation_id:
+        context["causation_id"] = envelope.causation_id
+    return orjson.dumps(context).decode()
+
+
+def _refusal(failure: Failure) -> HandlerRefused:
+    try:
+        details = orjson.loads(failure.details or "{}")
+    except orjson.JSONDecodeError:
+        details = {}
+    error = HandlerRefused(failure.message)
+    # Assigned, not passed: the guest chooses the names.
+    error.details = {**(details if isinstance(details, dict) else {}), "reason": failure.code}
+    return error
+
+
+def _end_error(actor: Actor, exit_: Exit) -> PlexSpacesError:
+    """What a caller hears whose message was being handled.  Never the traceback: it may be another tenant's reader."""
+    if exit_.reason in (exits.Reason.CRASHED, exits.Reason.LIMIT, exits.Reason.NONDETERMINISM):
+        return HandlerCrashed(
+            exit_.message or exit_.text, exit=exit_.text if exit_.reason is not exits.Reason.CRASHED else exit_.subject
+        )
+    return ActorExited(f"actor {actor.address.text!r} ended ({exit_.text}) before it replied", exit=exit_.text)
+
+
+def _cannot_upgrade(actor: Actor, exit_: Exit) -> Conflict:
+    return Conflict(
+        f"actor {actor.address.text!r} stays at its version: the new one could not take over its state "
+        f"({exit_.message or exit_.text})",
+        actor=actor.address.text,
+        exit=exit_.text,
+    )

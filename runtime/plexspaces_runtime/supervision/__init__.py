@@ -1,0 +1,1 @@
+"""Who is started again, when, and who is not."""

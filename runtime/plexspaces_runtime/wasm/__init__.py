@@ -1,0 +1,1 @@
+"""All that knows wasmtime: engine, compiled components, fibers, values, the guard."""

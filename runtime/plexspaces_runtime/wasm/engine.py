@@ -1,0 +1,107 @@
+"""The sandbox of a node: one engine, one linker, all living instances, and the compiled components they share."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import addressof
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from wasmtime import Engine
+from wasmtime.component import ExportIndex, Linker
+
+from ..actors.guest import Export
+from ..config import Limits
+from ..errors import InternalError
+from . import capi
+from .cache import ComponentCache, Loaded
+from .calls import Calls
+from .config import engine_config
+from .fiber import Instance
+from .guard import ImportGuard
+from .ticker import EpochTicker
+from .wit import load as load_wit
+
+
+class Program:
+    """A compiled component, with its exports looked up once."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.component_address = capi.address_of(loaded.component.ptr())
+        self._indexes: dict[Export, ExportIndex | None] = {
+            export: loaded.component.get_export_index(export.value)
+            for export in Export
+            if export is not Export.INSTANTIATE
+        }
+
+    def function(self, instance: Instance, export: Export) -> Any:
+        """The C API's handle of `export` in one instance."""
+        index = self._indexes[export]
+        function = capi.Func()
+        if index is None or not capi.get_func(
+            addressof(instance.instance), instance.context, capi.address_of(index.ptr()), addressof(function)
+        ):
+            raise InternalError(f"the component has no export {export.value!r} although it was audited")
+        return function
+
+
+class Sandbox:
+    """Loads components and makes instances.
+
+    Args:
+        cache_dir: where compiled components are kept.
+        limits: tick length, compile limits.
+    """
+
+    def __init__(self, cache_dir: Path, limits: Limits) -> None:
+        self.engine = Engine(engine_config())
+        self.package = load_wit()
+        self.instances: dict[int, Instance] = {}
+        self.frames = Calls(self.package)
+        self._guard = ImportGuard(self.package, self.instances)
+        self._linker = Linker(self.engine)
+        self._guard.define(self._linker)
+        self.linker_address = capi.address_of(self._linker.ptr())
+        self.ticker = EpochTicker(self.engine.increment_epoch, limits.slice_ms / 1000)
+        self._cache = ComponentCache(
+            self.engine,
+            cache_dir / "components",
+            compile_s_max=limits.compile_s_max,
+            compile_memory_bytes_max=limits.compile_memory_bytes_max,
+            entries_max=limits.components_max,
+            package=self.package,
+        )
+        # One per component in use; the specs of its actors keep it.
+        self._programs: WeakValueDictionary[str, Program] = WeakValueDictionary()
+
+    async def load(self, wasm: bytes | Path) -> Program:
+        """Check, compile (or find compiled) and audit a component.
+
+        Raises:
+            InvalidComponent: it is no sealed component of our world; the message names what is wrong.
+            LimitExceeded: compiling it took too much time or memory.
+        """
+        loaded = await self._cache.load(wasm)
+        program = self._programs.get(loaded.hash)
+        if program is None:
+            program = self._programs[loaded.hash] = Program(loaded)
+        return program
+
+    def instance(self, program: Program, limits: Limits) -> Instance:
+        """A new instance, yet to be instantiated."""
+        return Instance(self, program, limits)
+
+    def start(self) -> None:
+        """Start the epoch ticker."""
+        self.ticker.start()
+
+    async def close(self) -> None:
+        """End the ticker and whatever is being compiled; every instance must be closed."""
+        await self._cache.close()
+        self.ticker.stop()
+        assert not self.instances, f"{len(self.instances)} instances were never closed"
+
+
+assert ctypes.sizeof(ctypes.c_void_p) == 8, "the frames of wasm/calls.py are laid out for 64 bits"
