@@ -1,0 +1,5 @@
+"""`python -m plexspaces_runtime.cli`: the command line without its console script."""
+
+from . import main
+
+main()

@@ -1,0 +1,112 @@
+"""The group of commands.  Each lives in a module that is imported only when it is called, so that all start fast."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ..errors import PlexSpacesError
+from .exits import MEANINGS, Exit
+from .output import CommandError, as_command_error
+
+# Command: (module, one line for the list).
+COMMANDS = {
+    "init": ("init", "Begin a new actor project, with a test."),
+    "build": ("build", "Compile an actor to a sealed WebAssembly component."),
+    "serve": ("serve", "Run a node."),
+    "deploy": ("deploy", "Put an actor on the node; a .py file is built on the way."),
+    "undeploy": ("deploy", "Take an actor type off the node."),
+    "ps": ("actors", "List the actors that run."),
+    "ask": ("actors", "Send a message and print the reply."),
+    "tell": ("actors", "Send a message and go on."),
+    "info": ("actors", "Show one actor: state, mailbox, memory, last crash."),
+    "stop": ("actors", "Stop one actor."),
+    "token": ("token", "Print the local token, or make another."),
+    "completion": ("completion", "Print the completion script for your shell."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__package__}.commands.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], list(COMMANDS), n=1)
+            if close and "Did you mean" not in error.message:
+                raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx) from None
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # The list of commands must not import them all.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(int(status)), text) for status, text in MEANINGS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PlexSpacesError as error:
+            raise as_command_error(error) from error
+
+
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"plexspaces {version('plexspaces')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
+def cli() -> None:
+    """Supervised actors, written in Python, sandboxed as WebAssembly.
+
+    \b
+    Begin:  plexspaces init hello && cd hello
+            plexspaces build hello_actor.py -o hello.wasm
+            plexspaces serve
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Parse and do; returns the exit status.
+
+    Args:
+        arguments: what stands after the command's name; the process's own if None.
+    """
+    try:
+        status = cli.main(arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        return Exit.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.status if isinstance(error, CommandError) else error.exit_code
+    except BrokenPipeError:
+        # `plexspaces ps | head`: nobody reads on, and that is no error.  The interpreter would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    return status if isinstance(status, int) else Exit.OK

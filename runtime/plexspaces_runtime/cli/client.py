@@ -1,0 +1,169 @@
+"""The commands' way to a node: where it is, which token to show, and what its answers mean."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..config import default_data_dir
+from .exits import Exit, exit_for
+from .output import CommandError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+# How much longer than its own waiting time the node is given to answer.
+_PATIENCE_S = 10.0
+_UPLOAD_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A node and how to be let in.
+
+    Args:
+        url: without a trailing slash.
+        token: a bearer token; "" when none was found.
+        where_from: how the token was found, for messages.
+    """
+
+    url: str
+    token: str
+    where_from: str
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that the token speaks for; only the node can tell whether it is genuine."""
+        try:
+            body = self.token.split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+            return str(claims.get("tenant") or "default")
+        except (IndexError, ValueError, AttributeError):
+            return "default"
+
+
+def find_target(env: Mapping[str, str] | None = None, data_dir: Path | None = None) -> Target:
+    """`PLEXSPACES_URL` and `PLEXSPACES_TOKEN`, each else what the local node left in its data directory."""
+    env = os.environ if env is None else env
+    data_dir = data_dir or default_data_dir(env)
+    url = env.get("PLEXSPACES_URL") or _running(data_dir) or DEFAULT_URL
+    token, where_from = env.get("PLEXSPACES_TOKEN", ""), "PLEXSPACES_TOKEN"
+    if not token:
+        file = data_dir / "token"
+        where_from = str(file)
+        try:
+            token = file.read_text(encoding="utf-8").strip()
+        except OSError:
+            token = ""
+    return Target(url.rstrip("/"), token.strip(), where_from)
+
+
+def _running(data_dir: Path) -> str | None:
+    try:
+        url = json.loads((data_dir / "node.json").read_text(encoding="utf-8"))["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return url if isinstance(url, str) else None
+
+
+class NodeClient:
+    """Calls the HTTP API and turns its refusals into errors of the command line."""
+
+    def __init__(self, target: Target | None = None) -> None:
+        self.target = target or find_target()
+
+    def actor_path(self, actor: str, *, tenant: str | None, namespace: str) -> str:
+        """The path of `type` or `type/key`."""
+        parts = [tenant or self.target.tenant, namespace, *actor.split("/", 1)]
+        return "/api/v1/actors/" + "/".join(quote(part, safe="") for part in parts)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        form: Mapping[str, str] | None = None,
+        files: Mapping[str, tuple[str, bytes, str]] | None = None,
+        timeout_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Send a request; the answer's JSON, or None if it has no body.
+
+        Raises:
+            CommandError: the node cannot be reached, or it refused.
+        """
+        import httpx
+
+        sent = {"Accept": "application/json", **(headers or {})}
+        if self.target.token:
+            sent["Authorization"] = f"Bearer {self.target.token}"
+        wait = httpx.Timeout(_UPLOAD_S if files else timeout_s + _PATIENCE_S, connect=5.0)
+        # A proxy is for the way out, not for the node next door.
+        local = httpx.URL(self.target.url).host in ("127.0.0.1", "localhost", "::1")
+        try:
+            with httpx.Client(timeout=wait, trust_env=not local) as client:
+                answer = client.request(
+                    method,
+                    self.target.url + path,
+                    params=dict(query or {}),
+                    json=body,
+                    data=dict(form or {}) or None,
+                    files=dict(files or {}) or None,
+                    headers=sent,
+                )
+        except httpx.TimeoutException:
+            raise CommandError(
+                f"the node at {self.target.url} did not answer in time",
+                "plexspaces ps, to see whether it is busy; a longer --timeout",
+                Exit.TRY_LATER,
+                "deadline-exceeded",
+            ) from None
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise CommandError(
+                f"no node answers at {self.target.url} ({error})",
+                "plexspaces serve, or set PLEXSPACES_URL to where one runs",
+                Exit.UNREACHABLE,
+                "unreachable",
+            ) from None
+        if answer.is_success:
+            return answer.json() if answer.content else None
+        raise self._refusal(answer)
+
+    def _refusal(self, answer: Any) -> CommandError:
+        try:
+            problem = answer.json()
+        except ValueError:
+            problem = {}
+        if not isinstance(problem, dict):
+            problem = {}
+        code = str(problem.get("code") or ("unauthenticated" if answer.status_code == 401 else "failed"))
+        message = str(problem.get("detail") or problem.get("title") or f"HTTP {answer.status_code}")
+        known = {"type", "title", "status", "detail", "code", "instance"}
+        details = {key: value for key, value in problem.items() if key not in known}
+        status = exit_for(code)
+        if status is Exit.FAILED and answer.status_code in (401, 403):
+            status = Exit.NOT_ALLOWED
+        return CommandError(message, self._hint(code, answer), status, code, details)
+
+    def _hint(self, code: str, answer: Any) -> str:
+        match code:
+            case "unauthenticated" if not self.target.token:
+                return f"set PLEXSPACES_TOKEN; there is no token in {self.target.where_from}"
+            case "unauthenticated":
+                return f"check the token from {self.target.where_from}, or make one: plexspaces token --ttl 1d"
+            case "permission-denied":
+                return f"the token speaks for tenant {self.target.tenant!r}"
+            case "actor-not-found":
+                return "plexspaces ps, or deploy it: plexspaces deploy FILE --type TYPE"
+            case "mailbox-full" | "rate-limited":
+                return f"again in {answer.headers.get('Retry-After', 'a few')} s"
+            case "deadline-exceeded":
+                return "a longer --timeout, or tell instead of ask"
+            case _:
+                return ""

@@ -1,0 +1,256 @@
+"""`plexspaces serve`: run a node until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ... import config as configuration
+from ...config import NodeConfig
+from ...errors import PlexSpacesError
+from ..client import NodeClient, Target
+from ..exits import Exit
+from ..output import CommandError, as_command_error, show_finding
+
+
+@click.command(
+    epilog="Every option is also read from PLEXSPACES_... (PLEXSPACES_PORT=8080) and from a node file, "
+    "which holds the limits too."
+)
+@click.option("--host", help="Address to listen on [default: 127.0.0.1].")
+@click.option("--port", type=int, help="Port to listen on, 0 for any [default: 8080].")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where keys and stores are kept.")
+@click.option("--grace-s", type=float, help="Seconds that running messages may take at the end [default: 10].")
+@click.option("--tenant", help="The tenant of the local token [default: default].")
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="PLEXSPACES_CONFIG",
+    help="A node file (TOML) with the tables node, auth and limits.",
+)
+@click.option("--deploy", "deployments", multiple=True, metavar="FILE[=TYPE]", help="Deploy this at the start.")
+@click.option("--example", is_flag=True, help="Deploy the example application (a counter) at the start.")
+def serve(
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    grace_s: float | None,
+    tenant: str | None,
+    config_file: Path | None,
+    deployments: tuple[str, ...],
+    example: bool,
+) -> int:
+    """Run a node in the foreground.
+
+    SIGTERM and SIGINT (Ctrl-C) stop it gracefully: running messages are finished first.  A second one stops it at once.
+    """
+    flags = {"host": host, "port": port, "data_dir": data_dir, "grace_s": grace_s, "tenant": tenant}
+    config = configuration.load(config_file, os.environ, flags)
+    wanted = [_deployment(text) for text in deployments]
+    import uvloop
+
+    with _sole_use_of(config.data_dir), contextlib.ExitStack() as stack:
+        if example:
+            wanted.insert(0, (stack.enter_context(_example_source()), "counter"))
+        try:
+            uvloop.run(_serve(config, wanted, example))
+        except OSError as error:
+            raise _cannot_listen(error, config) from error
+    return int(Exit.OK)
+
+
+async def _serve(config: NodeConfig, wanted: list[tuple[Path, str]], example: bool) -> None:
+    from ...node import Node
+    from ..serving import make_server
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            click.echo("stopped at once", err=True)
+            # Whatever keeps the node from stopping must not keep it from this.
+            sys.stderr.flush()
+            os._exit(Exit.INTERRUPTED)
+        click.echo(f"\nstopping: running messages have {config.grace_s:g} s; again stops at once", err=True)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    node = Node(config)
+    await node.start()
+    try:
+        server, token_file = make_server(node, config)
+        await server.start()
+        try:
+            url = _url(config.host, server.port)
+            with _announced(config.data_dir, url):
+                _banner(url, config, token_file)
+                async with asyncio.TaskGroup() as tasks:
+                    deploying = tasks.create_task(_deploy_all(url, token_file, wanted, example))
+                    await stop.wait()
+                    deploying.cancel()
+        finally:
+            await server.stop(config.grace_s)
+    finally:
+        await node.stop(grace_s=config.grace_s)
+    click.echo("stopped", err=True)
+
+
+async def _deploy_all(url: str, token_file: Path, wanted: list[tuple[Path, str]], example: bool) -> None:
+    """Deploy through the same door as everybody; a failure is told and does not end the node."""
+    target = await asyncio.to_thread(_local_target, url, token_file)
+    for source, actor_type in wanted:
+        try:
+            await asyncio.to_thread(_deploy_one, target, source, actor_type)
+        except PlexSpacesError as error:
+            as_command_error(error).show()
+        except CommandError as error:
+            error.show()
+    if example and wanted:
+        click.echo(_EXAMPLE.format(url=url, tenant=target.tenant), err=True)
+
+
+def _local_target(url: str, token_file: Path) -> Target:
+    return Target(url, token_file.read_text(encoding="utf-8").strip(), str(token_file))
+
+
+def _deploy_one(target: Target, source: Path, actor_type: str) -> None:
+    from ...build.builder import build
+
+    client = NodeClient(target)
+    there = client.call("GET", "/api/v1/deployments", query={"namespace": "default"})["deployments"]
+    if actor_type in {each["actor_type"] for each in there}:
+        return
+    if source.suffix == ".wasm":
+        wasm = source.read_bytes()
+    else:
+        with tempfile.TemporaryDirectory(prefix="plexspaces-") as folder:
+            click.echo(f"building {actor_type} (a few seconds, the first time)", err=True)
+            result = build(source, Path(folder, "component.wasm"))
+            for finding in result.warnings:
+                show_finding(finding)
+            wasm = result.output.read_bytes()
+    client.call(
+        "POST",
+        "/api/v1/deploy",
+        form={"namespace": "default", "actor_type": actor_type},
+        files={"wasm": (f"{actor_type}.wasm", wasm, "application/wasm")},
+    )
+    click.echo(f"deployed {actor_type}", err=True)
+
+
+def _deployment(text: str) -> tuple[Path, str]:
+    from .deploy import default_type
+
+    file, equals, actor_type = text.rpartition("=")
+    source = Path(file if equals else text)
+    if not source.exists():
+        raise CommandError(f"--deploy {text}: no such file or directory: {source}", "--deploy FILE=TYPE")
+    return source, actor_type if equals else default_type(source)
+
+
+@contextlib.contextmanager
+def _example_source() -> Iterator[Path]:
+    """The example's actor as a file: the package may be installed without its sources' tree."""
+    text = (Path(__file__).parent.parent / "templates" / "counter_actor.py.txt").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="plexspaces-example-") as folder:
+        source = Path(folder, "counter_actor.py")
+        source.write_text(text, encoding="utf-8")
+        yield source
+
+
+@contextlib.contextmanager
+def _sole_use_of(data_dir: Path) -> Iterator[None]:
+    """Two nodes on one data directory would overwrite each other's stores."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (data_dir / "lock").open("a+")
+    except OSError as error:
+        raise CommandError(
+            f"the data directory {data_dir} cannot be used: {error.strerror}", "plexspaces serve --data-dir DIR"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(
+                f"another node uses the data directory {data_dir}",
+                "plexspaces ps, to look at that one; plexspaces serve --data-dir DIR --port PORT, for a second",
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _announced(data_dir: Path, url: str) -> Iterator[None]:
+    """While the node runs, the other commands find it through its data directory."""
+    from ...build.cache import write_atomically
+
+    file = data_dir / "node.json"
+    write_atomically(file, json.dumps({"url": url, "pid": os.getpid()}).encode(), durable=False)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _url(host: str, port: int) -> str:
+    # The wildcard addresses mean every interface; nobody can connect to them by that name everywhere.
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
+    if ":" in reachable and not reachable.startswith("["):
+        reachable = f"[{reachable}]"
+    return f"http://{reachable}:{port}"
+
+
+def _cannot_listen(error: OSError, config: NodeConfig) -> Exception:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return CommandError(f"port {config.port} of {config.host} is taken", "plexspaces serve --port PORT")
+        case errno.EACCES:
+            return CommandError(f"port {config.port} may not be used", "plexspaces serve --port 8080")
+        case errno.EADDRNOTAVAIL:
+            return CommandError(f"{config.host} is no address of this machine", "plexspaces serve --host 127.0.0.1")
+        case _:
+            return error
+
+
+_BANNER = """\
+{title}
+  listening on  {url}
+  data          {data}
+  token         {token}    (plexspaces token)
+
+  try, in another terminal:
+    plexspaces init hello && cd hello
+    plexspaces deploy hello_actor.py --type hello
+    plexspaces ask hello increment amount=5
+    plexspaces ps
+
+  Ctrl-C stops."""
+
+_EXAMPLE = """\
+the example is ready; in another terminal:
+    plexspaces ask counter increment amount=5
+    curl "{url}/api/v1/actors/{tenant}/default/counter" -H "Authorization: Bearer $(plexspaces token)\""""
+
+
+def _banner(url: str, config: NodeConfig, token_file: Path) -> None:
+    title = click.style("PlexSpaces node", bold=True)
+    click.echo(_BANNER.format(title=title, url=url, data=config.data_dir, token=token_file), err=True)
+
+
+__all__: list[Any] = ["serve"]

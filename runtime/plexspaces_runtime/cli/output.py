@@ -1,0 +1,182 @@
+"""How commands speak: results to stdout, everything else to stderr, JSON for machines, colour only on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from ..build.findings import BuildFailed, Finding, Severity
+from ..errors import PlexSpacesError
+from .exits import Exit, exit_for
+
+
+class CommandError(click.ClickException):
+    """Ends a command: what went wrong, what to do next, and the exit status.
+
+    Args:
+        message: one sentence.
+        hint: what to do next, "" if there is nothing.
+        status: the exit status.
+        code: stable, for machines.
+        details: particulars for machines.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        status: Exit = Exit.FAILED,
+        code: str = "failed",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.hint = hint
+        self.code = code
+        self.details = dict(details or {})
+        # When it is shown, the command's context is gone.
+        self._for_machines = json_wanted()
+
+    def show(self, file: Any = None) -> None:
+        if self._for_machines:
+            error = {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
+            click.echo(json.dumps({"error": error}), err=True)
+            return
+        click.echo(click.style("error: ", fg="red", bold=True) + self.message, err=True)
+        if self.hint:
+            click.echo(click.style("  try: ", fg="cyan") + self.hint, err=True)
+
+
+class FindingsError(CommandError):
+    """A build's findings, one by one."""
+
+    def __init__(self, failed: BuildFailed) -> None:
+        super().__init__(failed.message, code="build-failed", details=failed.details)
+        self.findings = failed.findings
+
+    def show(self, file: Any = None) -> None:
+        if self._for_machines:
+            super().show(file)
+            return
+        for finding in self.findings:
+            show_finding(finding)
+        super().show(file)
+
+
+def as_command_error(error: PlexSpacesError) -> CommandError:
+    """An error of the runtime as one of the command line."""
+    if isinstance(error, BuildFailed):
+        return FindingsError(error)
+    return CommandError(error.message, status=exit_for(error.code), code=error.code, details=error.details)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json` to a command; `json_wanted()` asks for it."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+        ctx.meta["plexspaces.json"] = value or ctx.meta.get("plexspaces.json", False)
+        return value
+
+    return click.option(
+        "--json", is_flag=True, expose_value=False, is_eager=True, callback=remember, help="Write JSON, for machines."
+    )(command)
+
+
+def json_wanted() -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context is not None and context.meta.get("plexspaces.json", False))
+
+
+def on_terminal(stream: Any = None) -> bool:
+    """Whether people look at this stream, stdout by default."""
+    stream = stream or sys.stdout
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+
+
+def show_finding(finding: Finding) -> None:
+    """One finding, to stderr."""
+    colour = "red" if finding.severity is Severity.ERROR else "yellow"
+    label = click.style(f"{finding.severity.value}:", fg=colour, bold=True)
+    click.echo(f"{click.style(finding.place, bold=True)}: {label} {finding.message}", err=True)
+    if finding.remedy:
+        click.echo(f"    {finding.remedy}", err=True)
+
+
+def show_json(value: Any) -> None:
+    """A value as JSON: one line for machines, indented and coloured on a terminal."""
+    if json_wanted() or not on_terminal():
+        click.echo(json.dumps(value, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console().print_json(json.dumps(value, ensure_ascii=False))
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
+    """Rows under headings; plain columns where nobody looks."""
+    if not rows:
+        click.echo(empty, err=True)
+        return
+    if on_terminal():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    for row in (columns, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def bytes_text(count: int) -> str:
+    """A size as people write it."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def phases(quiet: bool = False) -> Iterator[Callable[[str, str], None]]:
+    """Yields `begin(phase, text)`: on a terminal a live line with the time passed, else one line each, on stderr."""
+    if quiet or json_wanted():
+        yield lambda phase, text: None
+        return
+    if not on_terminal(sys.stderr):
+        yield lambda phase, text: click.echo(f"{phase:<8} {text}", err=True)
+        return
+    live: Any = None
+    task: Any = None
+
+    def begin(phase: str, text: str) -> None:
+        nonlocal live, task
+        if phase == "check":
+            # An unchanged actor is done before anybody could read this.
+            return
+        if live is None:
+            from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            console = Console(stderr=True)
+            columns = (SpinnerColumn(), TextColumn("[bold]{task.description}"), TimeElapsedColumn())
+            live = Progress(*columns, console=console, transient=True)
+            live.start()
+            task = live.add_task("")
+        live.reset(task, description=f"{phase} {text}")
+
+    try:
+        yield begin
+    finally:
+        if live is not None:
+            live.stop()
