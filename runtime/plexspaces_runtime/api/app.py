@@ -1,0 +1,605 @@
+"""The ASGI application: a request, its token, the route table, the node; and one way out for every error.
+
+Talking to an actor is what nearly all requests are about, so those skip the table: one look-up finds the address of
+a path that was seen before, another the principal of a token that was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import fields
+from typing import Any
+
+import orjson
+
+from ..actors.info import ActorInfo
+from ..deployment.model import Deployment
+from ..errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidArgument,
+    NotFound,
+    PayloadTooLarge,
+    PlexSpacesError,
+    RateLimited,
+    Unavailable,
+)
+from ..scope import Address, Scope, check_name
+from .auth import Authenticator, Principal
+from .config import HttpConfig
+from .faults import MethodNotAllowed, Overloaded, Response, problem
+from .idempotency import NEVER_DONE, IdempotencyId, IdempotencyStore, MemoryIdempotency
+from .metrics import CONTENT_TYPE, HttpMetrics
+from .openapi import document
+from .ports import NodePort
+from .requests import (
+    ActorPath,
+    check_content_type,
+    decode_segment,
+    parse_actor_path,
+    parse_idempotency_key,
+    parse_message,
+    parse_query,
+    parse_query_message,
+    parse_traceparent,
+    parse_wait,
+)
+from .routes import ROUTES, Route
+from .uploads import FIELD_BYTES_MAX, FRAMING_BYTES_MAX, Upload, too_large
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_log = logging.getLogger("plexspaces.http")
+_ACTORS = b"/api/v1/actors/"
+_JSON = (b"content-type", b"application/json")
+_NO_STORE = (b"cache-control", b"no-store")
+_PATHS_MAX = 8192
+_ACTOR_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+_INFO_METHODS = ("GET", "HEAD", "OPTIONS")
+# Two of one of these would mean that somebody on the way may see another request than we do.
+_SINGLE_HEADERS = (b"host", b"authorization", b"content-type", b"content-length", b"idempotency-key")
+_DEPLOY_FIELDS = ("namespace", "actor_type", "config")
+
+
+class ClientGone(Exception):
+    """The client went away before its request was complete: there is nobody to answer."""
+
+
+class Request:
+    """A request's head, and the way to its body."""
+
+    __slots__ = ("headers", "method", "operation", "parameters", "path", "principal", "query", "receive")
+
+    def __init__(self, scope: MutableMapping[str, Any], receive: Receive) -> None:
+        self.method: str = scope["method"]
+        self.path: bytes = scope["raw_path"]
+        self.query: bytes = scope["query_string"]
+        headers = scope["headers"]
+        self.headers: dict[bytes, bytes] = dict(headers)
+        if len(self.headers) != len(headers):
+            _check_single(headers)
+        if b"host" not in self.headers and scope["http_version"] == "1.1":
+            raise InvalidArgument("an HTTP/1.1 request has a Host header (RFC 9112, 3.2)")
+        self.receive = receive
+        self.operation = "other"
+        self.parameters: dict[str, str] = {}
+        # Set before any handler of a route that is not public runs.
+        self.principal: Principal
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes.
+
+        Raises:
+            ClientGone
+        """
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                raise ClientGone
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            PayloadTooLarge: it is longer; no more of it is read.
+            ClientGone
+        """
+        if int(self.headers.get(b"content-length", b"0")) > bytes_max:
+            raise _body_too_large(bytes_max)
+        message = await self.receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            parts, size = [body], len(body)
+            async for piece in self.pieces():
+                size += len(piece)
+                if size > bytes_max:
+                    break
+                parts.append(piece)
+            body = b"".join(parts)
+            if size > bytes_max:
+                raise _body_too_large(bytes_max)
+        if len(body) > bytes_max:
+            raise _body_too_large(bytes_max)
+        return body
+
+    def arguments(self, *known: str) -> dict[str, str]:
+        """The query's parameters, each at most once.
+
+        Raises:
+            InvalidArgument: one is unknown or there twice.
+        """
+        if not self.query:
+            return {}
+        found: dict[str, str] = {}
+        for name, value in parse_query(self.query):
+            if name not in known:
+                raise InvalidArgument(
+                    f"the query parameter {name[:80]!r} is not known here; "
+                    + ("known are " + ", ".join(known) if known else "there are none")
+                )
+            if name in found:
+                raise InvalidArgument(f"the query parameter {name!r} is there twice")
+            found[name] = value
+        return found
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Api:
+    """The edge of one node.
+
+    Args:
+        node: what does the work.
+        authenticator: whose tokens are believed.
+        config: limits.
+        idempotency: where the answers to requests with a key are recorded; in memory if None.
+    """
+
+    def __init__(
+        self,
+        node: NodePort,
+        authenticator: Authenticator,
+        config: HttpConfig | None = None,
+        *,
+        idempotency: IdempotencyStore | None = None,
+    ) -> None:
+        self.config = config = config or HttpConfig()
+        self.draining = False
+        self._node = node
+        self._authenticator = authenticator
+        self._idempotency: IdempotencyStore = idempotency or MemoryIdempotency(
+            node.clock,
+            entries_max=config.idempotency_entries_max,
+            bytes_max=config.idempotency_bytes_max,
+            reply_bytes_max=config.idempotency_reply_bytes_max,
+            retention_s=config.idempotency_retention_s,
+        )
+        self._in_flight = 0
+        self._uploads = 0
+        self._metrics = HttpMetrics(node.counters, lambda: self._in_flight)
+        self._openapi = orjson.dumps(document())
+        # Paths seen before.  What is parsed is a claim: each request still has to confirm it with its token.
+        self._paths: dict[bytes, ActorPath] = {}
+        self._table = [
+            (tuple(route.path.split("/")), route, getattr(self, route.operation))
+            for route in ROUTES
+            if not route.path.startswith(_ACTORS.decode())
+        ]
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """ASGI 3, `http` scopes."""
+        if scope["type"] != "http":
+            raise NotImplementedError(f"this application answers HTTP requests, not {scope['type']!r}")
+        clock = self._node.clock
+        began_ns = clock.monotonic_ns()
+        operation = "other"
+        self._in_flight += 1
+        try:
+            request = Request(scope, receive)
+            try:
+                answer = await self._answer(request)
+            finally:
+                operation = request.operation
+        except PlexSpacesError as error:
+            answer = self._problem(error)
+        except ClientGone:
+            return
+        except Exception as error:  # noqa: BLE001 - the last resort: a client gets an answer, the log the traceback
+            answer = self._incident(error)
+        finally:
+            self._in_flight -= 1
+        status, headers, body = answer.status, answer.headers, answer.body
+        self._metrics.observe(operation, status, clock.monotonic_ns() - began_ns)
+        if status != 204:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _answer(self, request: Request) -> Response:
+        if self._in_flight > self.config.requests_max:
+            raise Overloaded(f"the node answers {self.config.requests_max} requests at a time: try again later")
+        if request.path.startswith(_ACTORS):
+            return await self._actor(request)
+        segments = request.path.split(b"/")
+        allowed: list[str] = []
+        for template, route, handler in self._table:
+            parameters = _match(template, segments)
+            if parameters is None:
+                continue
+            if route.method in (request.method, "GET" if request.method == "HEAD" else ""):
+                return await self._route(request, route, handler, parameters)
+            allowed += ["GET", "HEAD"] if route.method == "GET" else [route.method]
+        if allowed:
+            return _other_method(request.method, [*allowed, "OPTIONS"])
+        raise NotFound("there is nothing under this address; /openapi.json lists what there is")
+
+    async def _route(
+        self, request: Request, route: Route, handler: Handler, parameters: dict[str, bytes]
+    ) -> Response:
+        request.operation = route.operation
+        if not route.public:
+            self._must_be_open()
+            request.principal = await self._authenticate(request)
+        request.parameters = {name: decode_segment(value) for name, value in parameters.items()}
+        return await handler(request)
+
+    async def _authenticate(self, request: Request) -> Principal:
+        header = request.headers.get(b"authorization", b"")
+        return self._authenticator.known(header) or await self._authenticator.verify(header)
+
+    def _must_be_open(self) -> None:
+        if self.draining:
+            raise Unavailable("the node is stopping: try again in a moment, or at another node")
+
+    # -- actors -------------------------------------------------------------------------------------------
+
+    async def _actor(self, request: Request) -> Response:
+        path = self._paths.get(request.path)
+        if path is None:
+            path = self._parse_path(request.path)
+        method = request.method
+        is_info = path.about is not None and (path.actor is None or method in ("GET", "HEAD"))
+        if method not in (_INFO_METHODS if path.actor is None else _ACTOR_METHODS) or method == "OPTIONS":
+            return _other_method(method, _INFO_METHODS if path.actor is None else _ACTOR_METHODS)
+        self._must_be_open()
+        header = request.headers.get(b"authorization", b"")
+        principal = self._authenticator.known(header) or await self._authenticator.verify(header)
+        if path.tenant != principal.tenant or principal.namespaces is not None:
+            principal.check(path.tenant, path.namespace)
+        request.principal = principal
+        if is_info:
+            assert path.about is not None
+            request.operation = "get_info"
+            return self._info(path.about)
+        assert path.actor is not None
+        if method == "POST":
+            request.operation = "post_actor"
+            return await self._post(request, path.actor)
+        if method == "DELETE":
+            request.operation = "delete_actor"
+            return await self._delete(request, path.actor)
+        request.operation = "get_actor"
+        return await self._get(request, path.actor)
+
+    def _parse_path(self, raw: bytes) -> ActorPath:
+        path = parse_actor_path(raw[len(_ACTORS) :])
+        if path is None:
+            raise NotFound("an actor's address is /api/v1/actors/{tenant}/{namespace}/{type}[/{key}][/info]")
+        if len(self._paths) >= _PATHS_MAX:
+            self._paths.clear()
+        self._paths[raw] = path
+        return path
+
+    async def _post(self, request: Request, address: Address) -> Response:
+        headers = request.headers
+        query = request.arguments("wait") if request.query else {}
+        wait_s = parse_wait(query, headers.get(b"prefer"), self.config.wait_s_max)
+        body = await request.body(self._node.limits.payload_bytes_max)
+        check_content_type(headers.get(b"content-type"), body)
+        op, payload = parse_message(body)
+        trace = parse_traceparent(headers.get(b"traceparent"))
+        key = headers.get(b"idempotency-key")
+        if key is None:
+            return await self._deliver(request.principal, address, op, payload, wait_s, trace, "")
+        return await self._deliver_once(
+            request.principal, address, op, payload, wait_s, trace, parse_idempotency_key(key)
+        )
+
+    async def _deliver(
+        self,
+        principal: Principal,
+        address: Address,
+        op: str,
+        payload: str,
+        wait_s: float | None,
+        trace: str,
+        message_id: str,
+    ) -> Response:
+        caller = principal.caller
+        if wait_s is None:
+            message_id = await self._node.tell(address, op, payload, caller=caller, message_id=message_id, trace=trace)
+            return Response(202, [_JSON, _NO_STORE], b'{"message_id":"%b"}' % message_id.encode())
+        reply = await self._node.ask(
+            address, op, payload, caller=caller, timeout_s=wait_s, message_id=message_id, trace=trace
+        )
+        return Response(200, [_JSON, _NO_STORE], reply.encode() or b"null")
+
+    async def _deliver_once(
+        self,
+        principal: Principal,
+        address: Address,
+        op: str,
+        payload: str,
+        wait_s: float | None,
+        trace: str,
+        key: str,
+    ) -> Response:
+        scope = address.scope
+        id_ = IdempotencyId(scope.tenant, scope.namespace, principal.subject, key)
+        # How long one waits may differ from one attempt to the next; what is asked may not.
+        kind = "tell" if wait_s is None else "ask"
+        fingerprint = _digest(kind, str(address), payload)
+        try:
+            async with asyncio.timeout(wait_s or self.config.wait_s_max):
+                claim = await self._idempotency.claim(id_, fingerprint)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "the first request with this Idempotency-Key is still under way: ask again with the same key"
+            ) from None
+        if isinstance(claim, Response):
+            return Response(claim.status, [*claim.headers, (b"idempotency-replayed", b"true")], claim.body)
+        try:
+            # The same key makes the same message, also for whoever recognises messages by their id.
+            message_id = "k-" + _digest(*id_).hex()
+            answer = await self._deliver(principal, address, op, payload, wait_s, trace, message_id)
+        except PlexSpacesError as error:
+            answer = self._problem(error)
+            if error.code in NEVER_DONE:
+                claim.forget(answer)
+                return answer
+        except asyncio.CancelledError:
+            claim.keep(problem(Cancelled("the node stopped while it waited for the reply")))
+            raise
+        except Exception as error:  # noqa: BLE001 - whoever waits for the same answer must get one
+            answer = self._incident(error)
+        claim.keep(answer)
+        return answer
+
+    async def _get(self, request: Request, address: Address) -> Response:
+        op, payload = parse_query_message(request.query)
+        if len(payload) > self._node.limits.payload_bytes_max:
+            raise _body_too_large(self._node.limits.payload_bytes_max)
+        headers = request.headers
+        wait_s = parse_wait({}, headers.get(b"prefer"), self.config.wait_s_max)
+        if wait_s is None:
+            wait_s = self._node.limits.ask_timeout_ms / 1000
+        trace = parse_traceparent(headers.get(b"traceparent"))
+        return await self._deliver(request.principal, address, op, payload, wait_s, trace, "")
+
+    async def _delete(self, request: Request, address: Address) -> Response:
+        kill = _boolean("kill", request.arguments("kill").get("kill", "false"))
+        await self._node.stop_actor(address, kill=kill)
+        return Response(204, [_NO_STORE])
+
+    def _info(self, address: Address) -> Response:
+        info = self._node.info(address)
+        deployment = self._node.deployment(address.scope, address.type)
+        handlers = deployment.handlers if deployment is not None else {}
+        return _json(200, {**_actor_json(info), "handlers": dict(handlers)})
+
+    async def list_actors(self, request: Request) -> Response:
+        """GET /api/v1/actors"""
+        arguments = request.arguments("namespace", "limit", "after")
+        limit = _whole("limit", arguments.get("limit", str(self.config.list_max)), self.config.list_max)
+        after = arguments.get("after", "")
+        found = self._node.actors(request.principal.tenant, self._wanted_namespace(request, arguments))
+        visible = request.principal.namespaces
+        rows = sorted(
+            (
+                (f"{info.address.scope.namespace}/{info.address.type}/{info.address.key}", info)
+                for info in found
+                if visible is None or info.address.scope.namespace in visible
+            ),
+            key=lambda row: row[0],
+        )
+        page = [row for row in rows if row[0] > after]
+        content: dict[str, Any] = {"actors": [_actor_json(info) for _, info in page[:limit]]}
+        if len(page) > limit:
+            content["next"] = page[limit - 1][0]
+        return _json(200, content)
+
+    # -- deployments --------------------------------------------------------------------------------------
+
+    async def deploy(self, request: Request) -> Response:
+        """POST /api/v1/deploy"""
+        request.arguments()
+        bytes_max = self._node.limits.wasm_bytes_max
+        upload = Upload(
+            request.headers.get(b"content-type"),
+            file_field="wasm",
+            text_fields=_DEPLOY_FIELDS,
+            file_bytes_max=bytes_max,
+            directory=self.config.upload_dir,
+        )
+        frame = FRAMING_BYTES_MAX + len(_DEPLOY_FIELDS) * FIELD_BYTES_MAX
+        if int(request.headers.get(b"content-length", b"0")) > bytes_max + frame:
+            raise too_large(bytes_max)
+        if self._uploads >= self.config.uploads_max:
+            raise RateLimited(
+                f"the node receives {self.config.uploads_max} components at a time: try again later",
+                retry_after_ms=2_000,
+            )
+        self._uploads += 1
+        try:
+            async with upload:
+                await upload.read(request.pieces())
+                namespace = upload.required("namespace")
+                scope = request.principal.scope(request.principal.tenant, namespace)
+                actor_type = check_name("actor type", upload.required("actor_type"))
+                config = _config(upload.fields.get("config", "{}"))
+                deployment = await self._node.deploy(scope, actor_type, upload.path, config)
+        finally:
+            self._uploads -= 1
+        location = f"/api/v1/actors/{scope.tenant}/{scope.namespace}/{actor_type}"
+        answer = _json(201, _deployment_json(deployment))
+        return Response(201, [*answer.headers, (b"location", location.encode())], answer.body)
+
+    async def list_deployments(self, request: Request) -> Response:
+        """GET /api/v1/deployments"""
+        namespace = self._wanted_namespace(request, request.arguments("namespace"))
+        visible = request.principal.namespaces
+        found = self._node.deployments(request.principal.tenant, namespace)
+        return _json(
+            200,
+            {
+                "deployments": [
+                    _deployment_json(deployment)
+                    for deployment in found
+                    if visible is None or deployment.scope.namespace in visible
+                ]
+            },
+        )
+
+    async def undeploy(self, request: Request) -> Response:
+        """DELETE /api/v1/deployments/{namespace}/{type}"""
+        request.arguments()
+        scope = request.principal.scope(request.principal.tenant, request.parameters["namespace"])
+        await self._node.undeploy(scope, check_name("actor type", request.parameters["type"]))
+        return Response(204, [_NO_STORE])
+
+    def _wanted_namespace(self, request: Request, arguments: Mapping[str, str]) -> str | None:
+        namespace = arguments.get("namespace")
+        if namespace is None:
+            return None
+        scope: Scope = request.principal.scope(request.principal.tenant, namespace)
+        return scope.namespace
+
+    # -- operation ----------------------------------------------------------------------------------------
+
+    async def healthz(self, _request: Request) -> Response:
+        """GET /healthz"""
+        return _json(200, {"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """GET /readyz"""
+        if self.draining or not self._node.ready:
+            raise Unavailable("the node takes no work: it is starting or stopping")
+        return _json(200, {"status": "ready"})
+
+    async def metrics(self, _request: Request) -> Response:
+        """GET /metrics"""
+        return Response(200, [(b"content-type", CONTENT_TYPE), _NO_STORE], self._metrics.render())
+
+    async def openapi(self, _request: Request) -> Response:
+        """GET /openapi.json"""
+        return Response(200, [_JSON], self._openapi)
+
+    # -- errors -------------------------------------------------------------------------------------------
+
+    def _problem(self, error: PlexSpacesError) -> Response:
+        return self._incident(error) if error.code == InternalError.code else problem(error)
+
+    def _incident(self, error: Exception) -> Response:
+        incident = self._node.ids.next("incident")
+        _log.error("%s: %s", incident, error, exc_info=error)
+        return problem(InternalError("a fault of the node"), incident=incident)
+
+
+def _check_single(headers: list[tuple[bytes, bytes]]) -> None:
+    names = [name for name, _ in headers]
+    for name in _SINGLE_HEADERS:
+        if names.count(name) > 1:
+            raise InvalidArgument(f"the header {name.decode()} is there twice")
+
+
+def _match(template: tuple[str, ...], segments: list[bytes]) -> dict[str, bytes] | None:
+    """The parameters of a path that fits a template; None for one that does not."""
+    if len(template) != len(segments):
+        return None
+    parameters = {}
+    for part, segment in zip(template, segments, strict=True):
+        if part.startswith("{"):
+            parameters[part[1:-1]] = segment
+        elif part.encode() != segment:
+            return None
+    return parameters
+
+
+def _other_method(method: str, allowed: list[str] | tuple[str, ...]) -> Response:
+    names = list(dict.fromkeys(allowed))
+    if method == "OPTIONS":
+        return Response(204, [(b"allow", ", ".join(names).encode())])
+    raise MethodNotAllowed(f"this address answers {', '.join(names)}, not {method}", allow=names)
+
+
+def _json(status: int, content: Mapping[str, Any]) -> Response:
+    return Response(status, [_JSON, _NO_STORE], orjson.dumps(content))
+
+
+def _actor_json(info: ActorInfo) -> dict[str, Any]:
+    address = info.address
+    return {
+        "tenant": address.scope.tenant,
+        "namespace": address.scope.namespace,
+        "type": address.type,
+        "key": address.key,
+        **{each.name: getattr(info, each.name) for each in fields(info) if each.name != "address"},
+    }
+
+
+def _deployment_json(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "tenant": deployment.scope.tenant,
+        "namespace": deployment.scope.namespace,
+        **{each.name: getattr(deployment, each.name) for each in fields(deployment) if each.name != "scope"},
+    }
+
+
+def _config(text: str) -> dict[str, Any]:
+    try:
+        config = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidArgument(f"the field 'config' is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise InvalidArgument("the field 'config' is to be a JSON object")
+    return config
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise InvalidArgument(f"{name} is to be true or false, not {text[:40]!r}")
+    return text == "true"
+
+
+def _whole(name: str, text: str, high: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= high):
+        raise InvalidArgument(f"{name} is to be a whole number from 1 to {high}")
+    return int(text)
+
+
+def _body_too_large(bytes_max: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"a message may have {bytes_max} bytes (payload_bytes_max of the node's configuration)",
+        limit="payload_bytes_max",
+        bytes_max=bytes_max,
+    )
+
+
+def _digest(*texts: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        # Lengths first: no two lists of texts are one text.
+        digest.update(b"%d:" % len(text))
+        digest.update(text.encode())
+    return digest.digest()

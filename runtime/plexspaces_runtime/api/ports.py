@@ -1,0 +1,68 @@
+"""What the edge needs of a node, so that it can be tested over real sockets with a node that holds no wasm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..actors.info import ActorInfo
+from ..clock import Clock
+from ..config import Limits
+from ..deployment.model import Deployment
+from ..ids import Ids
+from ..scope import Address, Caller, Scope
+
+
+class NodePort(Protocol):
+    """A node, seen from outside.  Every call is already authorised; every error is a `PlexSpacesError`."""
+
+    clock: Clock
+    ids: Ids
+    limits: Limits
+
+    @property
+    def ready(self) -> bool:
+        """Whether work is accepted."""
+
+    async def ask(
+        self,
+        address: Address,
+        op: str,
+        payload: str,
+        *,
+        caller: Caller,
+        timeout_s: float,
+        message_id: str = "",
+        trace: str = "",
+    ) -> str:
+        """Send a message and wait for the reply, JSON text; "" is no reply."""
+
+    async def tell(
+        self, address: Address, op: str, payload: str, *, caller: Caller, message_id: str = "", trace: str = ""
+    ) -> str:
+        """Send a message; its id."""
+
+    async def stop_actor(self, address: Address, *, kill: bool = False) -> None:
+        """Stop an actor after the message it is handling, or kill it."""
+
+    async def deploy(self, scope: Scope, actor_type: str, wasm: Path, config: Mapping[str, Any]) -> Deployment:
+        """Make a component the code of an actor type.  The file may be removed afterwards."""
+
+    async def undeploy(self, scope: Scope, actor_type: str) -> None:
+        """Stop a type's actors and forget it."""
+
+    def deployments(self, tenant: str, namespace: str | None = None) -> Sequence[Deployment]:
+        """What a tenant has deployed."""
+
+    def deployment(self, scope: Scope, actor_type: str) -> Deployment | None:
+        """One deployment."""
+
+    def actors(self, tenant: str, namespace: str | None = None) -> Sequence[ActorInfo]:
+        """A tenant's living actors."""
+
+    def info(self, address: Address) -> ActorInfo:
+        """One living actor."""
+
+    def counters(self) -> Mapping[str, float]:
+        """Totals (names ending in `_total`) and gauges."""

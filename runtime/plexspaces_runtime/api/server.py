@@ -1,0 +1,63 @@
+"""The node's HTTP server: the application of `app`, on the listener of `connection`."""
+
+from __future__ import annotations
+
+from socket import socket
+
+from .app import Api
+from .auth import Authenticator
+from .config import HttpConfig
+from .connection import Listener
+from .idempotency import IdempotencyStore
+from .ports import NodePort
+
+
+class HttpServer:
+    """Serves one node on one address, on the running event loop.
+
+    Args:
+        node: what does the work; started and stopped by others: it is to outlive the server.
+        authenticator: whose tokens are believed.
+        config: address and limits.
+        idempotency: see `Api`.
+    """
+
+    def __init__(
+        self,
+        node: NodePort,
+        authenticator: Authenticator,
+        config: HttpConfig | None = None,
+        *,
+        idempotency: IdempotencyStore | None = None,
+    ) -> None:
+        self.config = config or HttpConfig()
+        self._api = Api(node, authenticator, self.config, idempotency=idempotency)
+        self._listener = Listener(self._api, self.config, node.clock)
+
+    async def start(self, sock: socket | None = None) -> None:
+        """Begin to serve, on the configured address or on a socket that is bound already.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        await self._listener.start(sock)
+
+    @property
+    def port(self) -> int:
+        """The port, also where the system chose it."""
+        return self._listener.port
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return self._listener.connections
+
+    def drain(self) -> None:
+        """Begin to stop: /readyz answers 503, new connections are refused, new work too."""
+        self._api.draining = True
+        self._listener.drain()
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Drain, finish what is under way, and cut off what is not finished after `grace_s` seconds."""
+        self.drain()
+        await self._listener.stop(grace_s)

@@ -1,0 +1,279 @@
+"""A node for the edge's tests: the whole port, with actors in plain Python, and a server around it on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from plexspaces_runtime.actors.info import ActorInfo
+from plexspaces_runtime.api.auth import Authenticator, LocalAuthority
+from plexspaces_runtime.api.config import HttpConfig
+from plexspaces_runtime.api.server import HttpServer
+from plexspaces_runtime.clock import Clock, SystemClock
+from plexspaces_runtime.config import AuthConfig, Limits
+from plexspaces_runtime.deployment.model import Deployment
+from plexspaces_runtime.errors import (
+    ActorNotFound,
+    DeadlineExceeded,
+    HandlerCrashed,
+    HandlerRefused,
+    InvalidComponent,
+    MailboxFull,
+    NotFound,
+)
+from plexspaces_runtime.ids import Ids, SeededIds
+from plexspaces_runtime.scope import Address, Caller, Scope
+
+KEY = b"k" * 32
+
+
+@dataclass
+class MemoryActor:
+    """A counter with a few bad habits, one operation each."""
+
+    node: MemoryNode
+    address: Address
+    count: int = 0
+    handled: int = 0
+
+    async def handle(self, op: str, arguments: dict[str, Any], caller: Caller) -> Any:
+        self.handled += 1
+        for name in ("op", "action", "message_type", "msg_type"):
+            arguments.pop(name, None)
+        match op:
+            case "increment":
+                self.count += arguments.get("amount", 1)
+                return {"count": self.count}
+            case "get":
+                return {"count": self.count}
+            case "echo":
+                return arguments
+            case "whoami":
+                return {"subject": caller.subject, "roles": sorted(caller.roles), "session": caller.session}
+            case "nothing":
+                return None
+            case "wait":
+                self.node.entered.set()
+                await self.node.gate.wait()
+                self.count += 1
+                return {"count": self.count}
+            case "crash":
+                raise HandlerCrashed(
+                    "actor 'counter' crashed: ValueError: no such row", exit="crashed(ValueError)", traceback="secret"
+                )
+            case "full":
+                raise MailboxFull("the mailbox is full", messages=1000, retry_after_ms=2_500)
+            case "bug":
+                raise RuntimeError("hunter2 in /etc/secret")
+            case "big":
+                return "x" * arguments["size"]
+        raise HandlerRefused(f"operation {op!r} is unknown", reason="unknown-operation")
+
+
+@dataclass
+class MemoryNode:
+    """`NodePort` in memory.  `gate` holds the operation `wait` until it is set; `entered` says one has come."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    ids: Ids = field(default_factory=SeededIds)
+    limits: Limits = field(default_factory=lambda: Limits(payload_bytes_max=4096, wasm_bytes_max=1 << 20))
+    ready: bool = True
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    living: dict[Address, MemoryActor] = field(default_factory=dict)
+    deployed: dict[tuple[Scope, str], Deployment] = field(default_factory=dict)
+    uploads: list[Path] = field(default_factory=list)
+    messages: list[tuple[str, str, str, str]] = field(default_factory=list)
+    tells: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def spawn(self, address: Address) -> MemoryActor:
+        """Start an actor."""
+        actor = self.living[address] = MemoryActor(self, address)
+        return actor
+
+    async def ask(
+        self,
+        address: Address,
+        op: str,
+        payload: str,
+        *,
+        caller: Caller,
+        timeout_s: float,
+        message_id: str = "",
+        trace: str = "",
+    ) -> str:
+        actor = self._find(address)
+        self.messages.append((op, payload, message_id, trace))
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await actor.handle(op, orjson.loads(payload), caller)
+        except TimeoutError:
+            raise DeadlineExceeded(f"actor {address.text!r} did not reply in time") from None
+        return "" if reply is None else orjson.dumps(reply).decode()
+
+    async def tell(
+        self, address: Address, op: str, payload: str, *, caller: Caller, message_id: str = "", trace: str = ""
+    ) -> str:
+        actor = self._find(address)
+        message_id = message_id or self.ids.next("m")
+        self.messages.append((op, payload, message_id, trace))
+        if op == "full":
+            raise MailboxFull("the mailbox is full", messages=1000)
+        await actor.handle(op, orjson.loads(payload), caller)
+        return message_id
+
+    async def stop_actor(self, address: Address, *, kill: bool = False) -> None:
+        self._find(address)
+        del self.living[address]
+
+    async def deploy(self, scope: Scope, actor_type: str, wasm: Path, config: Mapping[str, Any]) -> Deployment:
+        self.uploads.append(wasm)
+        content = wasm.read_bytes()
+        if not content.startswith(b"\0asm"):
+            raise InvalidComponent("this is not WebAssembly: it does not begin with \\0asm")
+        old = self.deployed.get((scope, actor_type))
+        deployment = self.deployed[scope, actor_type] = Deployment(
+            scope=scope,
+            actor_type=actor_type,
+            hash=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+            imports=("plexspaces:actor/messaging@0.1.0",),
+            roles=("Counter",),
+            handlers={"handlers": {"increment": {"schema": {"type": "object"}}}, **config},
+            version=old.version + 1 if old else 1,
+            replaced=old is not None,
+        )
+        if old is None:
+            self.spawn(Address(scope, actor_type))
+        return deployment
+
+    async def undeploy(self, scope: Scope, actor_type: str) -> None:
+        if self.deployed.pop((scope, actor_type), None) is None:
+            raise NotFound(f"actor type {actor_type!r} is not deployed")
+        for address in [a for a in self.living if a.scope == scope and a.type == actor_type]:
+            del self.living[address]
+
+    def deployments(self, tenant: str, namespace: str | None = None) -> list[Deployment]:
+        return [
+            each
+            for (scope, _), each in self.deployed.items()
+            if scope.tenant == tenant and namespace in (None, scope.namespace)
+        ]
+
+    def deployment(self, scope: Scope, actor_type: str) -> Deployment | None:
+        return self.deployed.get((scope, actor_type))
+
+    def actors(self, tenant: str, namespace: str | None = None) -> list[ActorInfo]:
+        return [
+            self.info(address)
+            for address in self.living
+            if address.scope.tenant == tenant and namespace in (None, address.scope.namespace)
+        ]
+
+    def info(self, address: Address) -> ActorInfo:
+        actor = self._find(address)
+        return ActorInfo(
+            address=address,
+            state="idle",
+            mailbox_messages=0,
+            messages_handled=actor.handled,
+            restarts=0,
+            last_exit="",
+            component_hash="",
+            started_ms=0,
+            cpu_ms=0.0,
+            waiting_for=(),
+        )
+
+    def counters(self) -> dict[str, float]:
+        return {"actors": len(self.living), "messages_total": len(self.messages)}
+
+    def _find(self, address: Address) -> MemoryActor:
+        if address not in self.living:
+            raise ActorNotFound(f"there is no actor {address.text!r}", actor=address.text)
+        return self.living[address]
+
+
+@dataclass
+class Served:
+    """A server on a socket, and clients for it."""
+
+    node: MemoryNode
+    server: HttpServer
+    authority: LocalAuthority
+    http: httpx.AsyncClient
+
+    @property
+    def token(self) -> str:
+        return self.authority.mint("default", "ada", ["admin"], 3600)
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"}
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.server.port)
+
+    async def raw(self, request: bytes, *, eof: bool = False) -> bytes:
+        """Send bytes, and read until the server closes."""
+        reader, writer = await self.connect()
+        try:
+            writer.write(request)
+            if eof:
+                writer.write_eof()
+            async with asyncio.timeout(10):
+                return await reader.read()
+        finally:
+            writer.close()
+
+    def head(self, line: str, *headers: str) -> bytes:
+        """A request's head with a good token, and `Connection: close`."""
+        lines = [line, "host: localhost", f"authorization: Bearer {self.token}", "connection: close", *headers]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+@asynccontextmanager
+async def serving(
+    node: MemoryNode | None = None,
+    config: HttpConfig | None = None,
+    auth: AuthConfig | None = None,
+) -> AsyncIterator[Served]:
+    """A server with a counter `default/default/counter` behind it."""
+    node = node or MemoryNode()
+    authority = LocalAuthority(KEY, node.clock)
+    config = config or HttpConfig(port=0)
+    server = HttpServer(node, Authenticator(authority, auth, clock=node.clock), config)
+    await server.start()
+    node.spawn(Address(Scope("default", "default"), "counter"))
+    token = authority.mint("default", "ada", ["admin"], 3600)
+    client = httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{server.port}", headers={"authorization": f"Bearer {token}"}, timeout=20
+    )
+    try:
+        async with client:
+            yield Served(node, server, authority, client)
+    finally:
+        node.gate.set()
+        await server.stop(1.0)
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer is a complete problem document; it is returned."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert document["code"] == code
+    assert document["status"] == status
+    assert document["type"] == f"urn:plexspaces:problem:{code}"
+    assert document["title"]
+    assert document["detail"]
+    assert "Traceback" not in response.text
+    return document
