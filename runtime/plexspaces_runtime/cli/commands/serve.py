@@ -42,6 +42,20 @@ from ..output import CommandError, as_command_error, show_finding
     envvar="PLEXSPACES_CONFIG",
     help="A node file (TOML) with the tables node, auth and limits.",
 )
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    envvar="PLEXSPACES_LOG_LEVEL",
+    help="The least that is logged [default: info].",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    envvar="PLEXSPACES_LOG_FORMAT",
+    help="Lines for a person or for a machine; auto is text on a terminal [default: auto].",
+)
 @click.option("--deploy", "deployments", multiple=True, metavar="FILE[=TYPE]", help="Deploy this at the start.")
 @click.option("--example", is_flag=True, help="Deploy the example application (a counter) at the start.")
 def serve(
@@ -51,6 +65,8 @@ def serve(
     grace_s: float | None,
     tenant: str | None,
     config_file: Path | None,
+    log_level: str,
+    log_format: str,
     deployments: tuple[str, ...],
     example: bool,
 ) -> int:
@@ -63,6 +79,11 @@ def serve(
     wanted = [_deployment(text) for text in deployments]
     import uvloop
 
+    from ...logs import configure
+
+    configure(
+        sys.stderr, json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()), level=log_level
+    )
     with _sole_use_of(config.data_dir), contextlib.ExitStack() as stack:
         if example:
             wanted.insert(0, (stack.enter_context(_example_source()), "counter"))
@@ -74,6 +95,7 @@ def serve(
 
 
 async def _serve(config: NodeConfig, wanted: list[tuple[Path, str]], example: bool) -> None:
+    from ...logs import log_events
     from ...node import Node
     from ..serving import make_server
 
@@ -92,6 +114,7 @@ async def _serve(config: NodeConfig, wanted: list[tuple[Path, str]], example: bo
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     node = Node(config)
+    log_events(node.events)
     await node.start()
     try:
         server, token_file = make_server(node, config)

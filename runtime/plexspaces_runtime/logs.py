@@ -1,0 +1,135 @@
+"""The node's log: each event as one line, for a person on a terminal or as JSON for a machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+import orjson
+
+from . import events
+from .events import Event, EventBus
+from .scope import Address, Scope
+
+_LOGGER: Final = "plexspaces.node"
+_GUEST_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
+
+
+def _exited(event: events.ActorExited) -> tuple[int, str]:
+    if event.orderly:
+        return _INFO, f"ended: {event.reason}"
+    trace = f"\n{event.traceback.rstrip()}" if event.traceback else ""
+    return _WARNING, f"ended: {event.reason}{trace}"
+
+
+# Level and words of each kind of event.  A test walks all kinds.
+LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
+    events.NodeStarted: lambda e: (_INFO, "the node accepts work"),
+    events.NodeStopping: lambda e: (_INFO, f"the node stops: running messages have {e.grace_s:g} s"),
+    events.ComponentDeployed: lambda e: (
+        _INFO,
+        f"deployed {e.actor_type} version {e.version} ({e.component_hash[:12]}, {e.size_bytes / 1e6:.1f} MB)",
+    ),
+    events.DeploymentRefused: lambda e: (_WARNING, f"refused to deploy {e.actor_type}: {e.message} ({e.code})"),
+    events.Undeployed: lambda e: (_INFO, f"undeployed {e.actor_type}"),
+    events.ActorStarted: lambda e: (_INFO, f"restarted ({e.restarts} so far)" if e.restarts else "started"),
+    events.ActorUpgraded: lambda e: (_INFO, f"goes on as {e.component_hash[:12]}"),
+    events.UpgradeRefused: lambda e: (_WARNING, e.message),
+    events.ActorExited: _exited,
+    events.ActorRestartDelayed: lambda e: (
+        _ERROR,
+        f"restarted {e.restarts_in_window} times in {e.window_s:g} s: the next start waits {e.delay_s:g} s",
+    ),
+    events.MessageExpired: lambda e: (_INFO, f"message {e.message_id} was not handled: nobody waits for it any more"),
+    events.FiberOffloaded: lambda e: (
+        _INFO,
+        f"message {e.message_id} has computed for {e.cpu_ms:.0f} ms and goes on on another thread",
+    ),
+    events.PermissionRefused: lambda e: (_WARNING, f"was refused {e.capability}.{e.function}: not granted"),
+    events.HostFault: lambda e: (_ERROR, f"host function {e.interface}.{e.function} failed: {e.message}"),
+    events.NodeFault: lambda e: (_ERROR, f"a fault of the node: {e.message}\n{e.traceback.rstrip()}"),
+    events.GuestLogged: lambda e: (_GUEST_LEVELS.get(e.level, _INFO), e.message),
+    events.GuestLogTruncated: lambda e: (
+        _WARNING,
+        f"wrote more than {e.lines_max} lines for message {e.message_id}: the rest is dropped",
+    ),
+}
+
+
+def log_events(bus: EventBus) -> Callable[[], None]:
+    """Write every event of `bus` to the log from now on; returns what ends it."""
+    logger = logging.getLogger(_LOGGER)
+
+    def write(event: Event) -> None:
+        level, text = LINES[type(event)](event)
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s", text, extra={"event": event})
+
+    return bus.subscribe(write)
+
+
+def configure(stream: TextIO, *, json: bool, level: str) -> None:
+    """Send the log of the whole package to `stream`.
+
+    Args:
+        json: one JSON object a line, else text for a person.
+        level: "debug", "info", "warning" or "error".
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_JsonFormatter() if json else _TextFormatter())
+    package = logging.getLogger("plexspaces")
+    package.handlers[:] = [handler]
+    package.setLevel(level.upper())
+    package.propagate = False
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Address | Scope):
+        return str(value) if isinstance(value, Address) else f"{value.tenant}/{value.namespace}"
+    return value
+
+
+def _where(event: object) -> str:
+    where = getattr(event, "address", None) or getattr(event, "scope", None)
+    return f"{_plain(where)}: " if where is not None else ""
+
+
+def _one_line(text: str) -> str:
+    # What a guest writes must not look like a line of the node's, nor command the terminal.
+    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text).replace(
+        "\n", "\n    "
+    )
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        where = _where(getattr(record, "event", None))
+        line = f"{time} {record.levelname.lower():7} {where}{_one_line(record.getMessage())}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        event = getattr(record, "event", None)
+        if event is not None:
+            line["event"] = type(event).__name__
+            for field in dataclasses.fields(event):
+                line.setdefault(field.name, _plain(getattr(event, field.name)))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
