@@ -155,30 +155,28 @@ class Node:
         """
         actor = self._find(address)
         check_size("payload", payload, self.limits.payload_bytes_max)
-        future: asyncio.Future[str] = self._loop.create_future()
-
-        def ended(outcome: Outcome) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, str):
-                future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
-
+        waiter = _Waiter()
         timeout_ns = self.limits.ask_timeout_ms * 1_000_000 if timeout_s is None else int(timeout_s * 1e9)
         deadline_ns = self.clock.monotonic_ns() + timeout_ns
         message_id = message_id or self.ids.next("m")
-        pending = self._asks.open(message_id, actor.address, None, deadline_ns, ended)
+        pending = self._asks.open(message_id, actor.address, None, deadline_ns, waiter.ended)
         envelope = Envelope(message_id, Kind.CALL, op, payload, None, caller, deadline_ns, trace, "", pending)
-        if not self._scheduler.deliver(actor, envelope):
+        if not self._scheduler.deliver_and_run(actor, envelope):
             self._asks.abandon(pending)
             raise _mailbox_full(address, len(actor.mailbox))
-        try:
-            return await future
-        finally:
-            if not pending.ended:
-                # Whoever asked was cancelled: the reply would be for nobody.
-                self._asks.abandon(pending)
+        if not pending.ended:
+            waiter.future = self._loop.create_future()
+            try:
+                await waiter.future
+            finally:
+                if not pending.ended:
+                    # Whoever asked was cancelled: the reply would be for nobody.
+                    self._asks.abandon(pending)
+        outcome = waiter.outcome
+        if isinstance(outcome, str):
+            return outcome
+        assert outcome is not None, "an ask has ended without an outcome"
+        raise outcome
 
     async def tell(
         self,
@@ -308,6 +306,21 @@ class Node:
         if self._wall_alarm is not None:
             self._wall_alarm.cancel()
         self._wall_alarm = self._loop.call_later(delay_s, self._scheduler.ring_walls)
+
+
+class _Waiter:
+    """Somebody outside who asked; the outcome may be there before anybody waits for it."""
+
+    __slots__ = ("future", "outcome")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] | None = None
+        self.outcome: Outcome | None = None
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
 
 
 def _has_work(actor: Any) -> bool:

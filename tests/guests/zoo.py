@@ -18,6 +18,19 @@ class Echo:
     """Gives back what it gets, now or later."""
 
     seen: int = state(default=0)
+    held: list = state(default_factory=list)
+
+    @handler("hold")
+    def hold(self) -> object:
+        self.held.append(self.context.message_id)
+        return host.NO_REPLY
+
+    @handler("release")
+    def release(self, value: object = None) -> int:
+        held, self.held = self.held, []
+        for message_id in held:
+            host.reply(message_id, value)
+        return len(held)
 
     @handler("echo")
     def echo(self, value: object = None) -> object:

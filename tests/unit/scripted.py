@@ -190,8 +190,12 @@ class Bench:
         self.guests[name] = actor.guest  # type: ignore[assignment]
         return actor
 
+    async def ask_directly(self, actor: Actor, op: str = "op") -> Outcome:
+        """As a caller from outside does."""
+        return await self.post(actor, op, directly=True)
+
     def post(
-        self, actor: Actor, op: str = "op", payload: str = "{}", timeout_s: float = 5.0
+        self, actor: Actor, op: str = "op", payload: str = "{}", timeout_s: float = 5.0, *, directly: bool = False
     ) -> asyncio.Future[Outcome]:
         """Deliver a call; the future holds its outcome, errors too."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -200,7 +204,8 @@ class Bench:
         deadline_ns = self.clock.monotonic_ns() + int(timeout_s * 1e9)
         pending: PendingAsk = self.asks.open(message_id, actor.address, None, deadline_ns, future.set_result)
         envelope = Envelope(message_id, Kind.CALL, op, payload, deadline_ns=deadline_ns, pending=pending)
-        assert self.scheduler.deliver(actor, envelope)
+        deliver = self.scheduler.deliver_and_run if directly else self.scheduler.deliver
+        assert deliver(actor, envelope)
         return future
 
     async def ask(self, actor: Actor, op: str = "op", payload: str = "{}", timeout_s: float = 5.0) -> Outcome:

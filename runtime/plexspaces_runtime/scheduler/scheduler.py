@@ -103,6 +103,10 @@ class Scheduler:
         self._serve = serve
         self._ready: deque[Actor] = deque()
         self._scheduled = False
+        # While an actor runs, nobody else is begun: not from within an event, not from within a reply.
+        self._in_turn = False
+        self._breathing = False
+        self._direct_until_ns = 0
         self._slice_ns = limits.slice_ms * 1_000_000
         self._offload_after_ns = self._slice_ns * limits.offload_after_slices
         self._loop = asyncio.get_running_loop()
@@ -148,6 +152,35 @@ class Scheduler:
         if actor.run is Run.RESTING:
             self._wake(actor)
         return True
+
+    def deliver_and_run(self, actor: Actor, envelope: Envelope) -> bool:
+        """As `deliver`, but if nobody else is waiting to run, run the actor right now.
+
+        Saves two rounds of the event loop, a fifth of a short call.  For callers outside the scheduler only.  So that
+        a caller who asks again and again does not keep the loop from its sockets, this goes on for one slice; then
+        messages take the queue until the loop has had its turn.
+        """
+        if self._ready or self._in_turn or actor.run is not Run.RESTING:
+            return self.deliver(actor, envelope)
+        now_ns = self._now_ns()
+        if not self._breathing:
+            self._breathing = True
+            self._direct_until_ns = now_ns + self._slice_ns
+            self._loop.call_soon(self._breathe)
+        elif now_ns >= self._direct_until_ns:
+            return self.deliver(actor, envelope)
+        if not actor.mailbox.offer(envelope):
+            return False
+        actor.run = Run.READY
+        self._in_turn = True
+        try:
+            self._guarded_run(actor)
+        finally:
+            self._in_turn = False
+        return True
+
+    def _breathe(self) -> None:
+        self._breathing = False
 
     def wake(self, actor: Actor) -> None:
         """Something has come into the mailbox by another way."""
@@ -225,20 +258,25 @@ class Scheduler:
         ready = self._ready
         now_ns = self._now_ns
         until_ns = now_ns() + self._slice_ns
+        self._in_turn = True
         while ready:
             actor = ready.popleft()
             # It may have been killed since it was queued.
             if actor.run is Run.READY:
-                try:
-                    self._run(actor)
-                except Exception as fault:  # noqa: BLE001 - a crash becomes an exit: of this actor, not of the node
-                    self._fault(actor, fault)
+                self._guarded_run(actor)
                 if now_ns() >= until_ns:
                     break
+        self._in_turn = False
         if ready:
             self._loop.call_soon(self._turn)
         else:
             self._scheduled = False
+
+    def _guarded_run(self, actor: Actor) -> None:
+        try:
+            self._run(actor)
+        except Exception as fault:  # noqa: BLE001 - a crash becomes an exit: of this actor, not of the node
+            self._fault(actor, fault)
 
     def _fault(self, actor: Actor, fault: Exception) -> None:
         """A bug of the node came up while it ran an actor: the others must not notice."""
@@ -321,7 +359,7 @@ class Scheduler:
                         self._go_on(actor)
                 case Poll.PREEMPTED:
                     self._go_on(actor)
-        except Exception as fault:  # noqa: BLE001 - as in `_turn`
+        except Exception as fault:  # noqa: BLE001 - as in `_guarded_run`
             self._fault(actor, fault)
 
     # -- host calls ---------------------------------------------------------------------------------------

@@ -227,6 +227,40 @@ async def test_state_is_restored_before_init() -> None:
     assert order == [("set-state", (config, '{"count": 5}')), ("init", (config,))]
 
 
+async def test_a_caller_who_asks_again_and_again_does_not_keep_the_loop_from_others() -> None:
+    bench = Bench(slice_ms=1)
+    actor = await bench.start("echo", handle=echo)
+    others_ran = False
+
+    def other() -> None:
+        nonlocal others_ran
+        others_ran = True
+
+    asyncio.get_running_loop().call_soon(other)
+    asked = 0
+    while not others_ran:
+        # Answered before it is awaited, for a slice; then through the queue, which gives the loop its turn.
+        assert await bench.ask_directly(actor) == "{}"
+        asked += 1
+    assert asked > 1
+
+
+async def test_an_actor_that_is_busy_or_behind_others_is_not_run_out_of_turn() -> None:
+    bench = Bench()
+    order: list[str] = []
+
+    def handle(_id: str, _kind: str, op: str, *_: str) -> Any:
+        order.append(op)
+        return "1"
+        yield
+
+    first, second = await bench.start("first", handle=handle), await bench.start("second", handle=handle)
+    waiting = [bench.post(first, "a"), bench.post(first, "b")]
+    await bench.ask_directly(second, "c")
+    await asyncio.gather(*waiting)
+    assert order == ["a", "c", "b"]
+
+
 # -- host calls ----------------------------------------------------------------------------------------------
 
 
