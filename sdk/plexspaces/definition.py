@@ -289,9 +289,7 @@ def find_actors(module: ModuleType) -> dict[str, ActorDefinition]:
         if not classes:  # a package's __init__ may merely pass its actor on
             classes = [value for value in vars(module).values() if isinstance(value, type) and RECORD in vars(value)]
         if not classes:
-            raise DefinitionError(
-                [Issue(file, 1, f"{module.__name__} holds no actor", "Put @actor before a class")]
-            )
+            raise DefinitionError([Issue(file, 1, f"{module.__name__} holds no actor", "Put @actor before a class")])
         if len(classes) > 1:
             names = ", ".join(cls.__name__ for cls in classes)
             pairs = ", ".join(f'"{_snake(cls.__name__)}": {cls.__name__}' for cls in classes)
@@ -538,9 +536,7 @@ class _Judge:
         if transitions is UNSET:
             return Machine(tuple(names), initial, None)
         if not isinstance(transitions, Mapping):
-            self.issue(
-                record.where, "transitions= is not a table", 'Write transitions={"idle": ["running"], ...}'
-            )
+            self.issue(record.where, "transitions= is not a table", 'Write transitions={"idle": ["running"], ...}')
             return None
         table: dict[str, frozenset[str]] = {}
         for before, after in transitions.items():
@@ -740,9 +736,7 @@ class _Judge:
             else:
                 fields.append(shape_field)
         has_payload = any(parameter_field.name == _CATCH_ALL for parameter_field in fields)
-        parameters = Parameters(
-            tuple(fields), rest, catch_all and has_payload, operation == "*" or mark.kind == "info"
-        )
+        parameters = Parameters(tuple(fields), rest, catch_all and has_payload, operation == "*" or mark.kind == "info")
         returns: Schema = {}
         if mark.kind in ("handler", "run", "query") and "return" in hints:
             try:
@@ -815,30 +809,33 @@ def compile_invoke(function: Callable[..., Any], parameters: Parameters) -> Invo
     if parameters.rest is not None:
         return _always_slow
     names: dict[str, Any] = {"function": function, "SLOW": SLOW}
-    lines = ["def invoke(actor, arguments):"]
-    if not parameters.fields:
-        lines += ["    if arguments: return SLOW", "    return function(actor)"]
-    else:
-        lines.append("    count = 0")
-        call: list[str] = []
-        for index, parameter in enumerate(parameters.fields):
-            key = repr(parameter.name)
-            variable = f"a{index}"
-            lines += [f"    if {key} in arguments:", f"        {variable} = arguments[{key}]"]
-            if not parameter.shape.anything:
-                if parameter.shape.exact is None:
-                    lines.append("        return SLOW")
-                else:
-                    names[f"t{index}"] = parameter.shape.exact
-                    lines.append(f"        if {variable}.__class__ is not t{index}: return SLOW")
-            lines += ["        count += 1", "    else:"]
-            if parameter.required:
+    lines = ["def invoke(actor, arguments):", "    count = 0"]
+    call: list[str] = []
+    for index, parameter in enumerate(parameters.fields):
+        key = repr(parameter.name)
+        variable = f"a{index}"
+        lines += [f"    if {key} in arguments:", f"        {variable} = arguments[{key}]"]
+        if not parameter.shape.anything:
+            if parameter.shape.exact is None:
                 lines.append("        return SLOW")
             else:
-                names[f"d{index}"] = inspect.signature(function).parameters[parameter.name].default
-                lines.append(f"        {variable} = d{index}")
-            call.append(f"{parameter.name}={variable}" if _keyword_only(function, parameter.name) else variable)
-        lines += ["    if count != len(arguments): return SLOW", f"    return function(actor, {', '.join(call)})"]
+                names[f"t{index}"] = parameter.shape.exact
+                lines.append(f"        if {variable}.__class__ is not t{index}: return SLOW")
+        lines += ["        count += 1", "    else:"]
+        if parameter.required:
+            lines.append("        return SLOW")
+        else:
+            names[f"d{index}"] = inspect.signature(function).parameters[parameter.name].default
+            lines.append(f"        {variable} = d{index}")
+        call.append(f"{parameter.name}={variable}" if _keyword_only(function, parameter.name) else variable)
+    # What carried the operation over HTTP is still there; it is no argument unless it was declared as one.
+    lines.append("    if count != len(arguments):")
+    for name in sorted(ROUTING_FIELDS - {parameter.name for parameter in parameters.fields}):
+        lines.append(f"        if {name!r} in arguments: count += 1")
+    lines += [
+        "        if count != len(arguments): return SLOW",
+        f"    return function({', '.join(['actor', *call])})",
+    ]
     exec("\n".join(lines), names)
     return typing.cast(Invoke, names["invoke"])
 

@@ -294,4 +294,8 @@ def test_the_compiled_path_calls_what_fits_and_leaves_the_rest_to_the_thorough_o
     for slow in ({"amount": "2"}, {"amount": True}, {"amount": 2.0}, {"note": None}, {"amount": 1, "other": 1}):
         assert plain(receiver, slow) is SLOW
     assert nothing(receiver, {}) == "called"
-    assert nothing(receiver, {"op": "x"}) is SLOW
+    # What carried the operation is no argument, and no reason to be thorough.
+    assert nothing(receiver, {"op": "x"}) == "called"
+    assert nothing(receiver, {"op": "x", "other": 1}) is SLOW
+    assert plain(receiver, {"action": "plain", "amount": 3}) == (3, "n", None)
+    assert plain(receiver, {"action": "plain", "amuont": 3}) is SLOW
