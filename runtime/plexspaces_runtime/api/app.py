@@ -58,7 +58,8 @@ _log = logging.getLogger("plexspaces.http")
 _ACTORS = b"/api/v1/actors/"
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
-_PATHS_MAX = 8192
+_REMEMBERED_MAX = 8192
+_REMEMBERED_BYTES_MAX = 256
 _ACTOR_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _INFO_METHODS = ("GET", "HEAD", "OPTIONS")
 # Two of one of these would mean that somebody on the way may see another request than we do.
@@ -191,6 +192,8 @@ class Api:
         self._openapi = orjson.dumps(document())
         # Paths seen before.  What is parsed is a claim: each request still has to confirm it with its token.
         self._paths: dict[bytes, ActorPath] = {}
+        # The same few queries and preferences say how long to wait.
+        self._waits: dict[tuple[bytes, bytes | None], float | None] = {}
         self._table = [
             (tuple(route.path.split("/")), route, getattr(self, route.operation))
             for route in ROUTES
@@ -208,7 +211,9 @@ class Api:
         try:
             request = Request(scope, receive)
             try:
-                answer = await self._answer(request)
+                if self._in_flight > self.config.requests_max:
+                    raise Overloaded(f"the node answers {self.config.requests_max} requests at a time: try again later")
+                answer = await (self._actor(request) if request.path.startswith(_ACTORS) else self._other(request))
             finally:
                 operation = request.operation
         except PlexSpacesError as error:
@@ -226,11 +231,7 @@ class Api:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _answer(self, request: Request) -> Response:
-        if self._in_flight > self.config.requests_max:
-            raise Overloaded(f"the node answers {self.config.requests_max} requests at a time: try again later")
-        if request.path.startswith(_ACTORS):
-            return await self._actor(request)
+    async def _other(self, request: Request) -> Response:
         segments = request.path.split(b"/")
         allowed: list[str] = []
         for template, route, handler in self._table:
@@ -296,15 +297,17 @@ class Api:
         path = parse_actor_path(raw[len(_ACTORS) :])
         if path is None:
             raise NotFound("an actor's address is /api/v1/actors/{tenant}/{namespace}/{type}[/{key}][/info]")
-        if len(self._paths) >= _PATHS_MAX:
-            self._paths.clear()
-        self._paths[raw] = path
+        _remember(self._paths, raw, path, len(raw))
         return path
 
     async def _post(self, request: Request, address: Address) -> Response:
         headers = request.headers
-        query = request.arguments("wait") if request.query else {}
-        wait_s = parse_wait(query, headers.get(b"prefer"), self.config.wait_s_max)
+        wishes = request.query, headers.get(b"prefer")
+        try:
+            wait_s = self._waits[wishes]
+        except KeyError:
+            wait_s = parse_wait(request.arguments("wait"), wishes[1], self.config.wait_s_max)
+            _remember(self._waits, wishes, wait_s, len(wishes[0]) + len(wishes[1] or b""))
         body = await request.body(self._node.limits.payload_bytes_max)
         check_content_type(headers.get(b"content-type"), body)
         op, payload = parse_message(body)
@@ -514,6 +517,16 @@ class Api:
         incident = self._node.ids.next("incident")
         _log.error("%s: %s", incident, error, exc_info=error)
         return problem(InternalError("a fault of the node"), incident=incident)
+
+
+def _remember(memory: dict[Any, Any], key: object, value: object, key_bytes: int) -> None:
+    """Keep what was parsed, if its text is short.  A full memory is emptied: cheaper than knowing what is old, and
+    whatever is in use is back at once."""
+    if key_bytes > _REMEMBERED_BYTES_MAX:
+        return
+    if len(memory) >= _REMEMBERED_MAX:
+        memory.clear()
+    memory[key] = value
 
 
 def _check_single(headers: list[tuple[bytes, bytes]]) -> None:

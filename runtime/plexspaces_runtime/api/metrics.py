@@ -28,22 +28,18 @@ class HttpMetrics:
     def __init__(self, node_counters: Callable[[], Mapping[str, float]], in_flight: Callable[[], int]) -> None:
         self._node_counters = node_counters
         self._in_flight = in_flight
-        self._answers: dict[tuple[str, int], int] = {}
-        self._times: dict[str, list[int]] = {}
-        self._time_ns: dict[str, int] = {}
+        # By operation and status: how many in each bucket, and last the nanoseconds of all together.
+        self._seen: dict[tuple[str, int], list[int]] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def observe(self, operation: str, status: int, duration_ns: int) -> None:
         """Count one answer."""
-        answers = self._answers
-        answers[operation, status] = answers.get((operation, status), 0) + 1
-        buckets = self._times.get(operation)
-        if buckets is None:
-            buckets = self._times[operation] = [0] * (len(_BOUNDS_NS) + 1)
-            self._time_ns[operation] = 0
-        buckets[bisect_left(_BOUNDS_NS, duration_ns)] += 1
-        self._time_ns[operation] += duration_ns
+        row = self._seen.get((operation, status))
+        if row is None:
+            row = self._seen[operation, status] = [0] * (len(_BOUNDS_NS) + 2)
+        row[bisect_left(_BOUNDS_NS, duration_ns)] += 1
+        row[-1] += duration_ns
 
     def render(self) -> bytes:
         """The text of a scrape."""
@@ -64,19 +60,20 @@ class HttpMetrics:
         in_flight = GaugeMetricFamily("plexspaces_http_requests_in_flight", "Requests under way.")
         in_flight.add_metric([], self._in_flight())
         yield in_flight
-        answers = CounterMetricFamily(
-            "plexspaces_http_requests", "Requests answered.", labels=["operation", "status"]
-        )
-        for (operation, status), count in self._answers.items():
-            answers.add_metric([operation, str(status)], count)
+        answers = CounterMetricFamily("plexspaces_http_requests", "Requests answered.", labels=["operation", "status"])
+        by_operation: dict[str, list[int]] = {}
+        for (operation, status), row in self._seen.items():
+            answers.add_metric([operation, str(status)], sum(row[:-1]))
+            totals = by_operation.setdefault(operation, [0] * len(row))
+            by_operation[operation] = [total + each for total, each in zip(totals, row, strict=True)]
         yield answers
         times = HistogramMetricFamily(
             "plexspaces_http_request_duration_seconds", "From the headers to the answer.", labels=["operation"]
         )
-        for operation, buckets in self._times.items():
+        for operation, (*buckets, time_ns) in by_operation.items():
             running, cumulated = 0, []
             for bound, count in zip((*map(str, _BOUNDS_S), "+Inf"), buckets, strict=True):
                 running += count
                 cumulated.append((bound, running))
-            times.add_metric([operation], cumulated, self._time_ns[operation] / 1e9)
+            times.add_metric([operation], cumulated, time_ns / 1e9)
         yield times
