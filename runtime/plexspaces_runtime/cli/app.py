@@ -24,7 +24,7 @@ COMMANDS = {
     "ps": ("actors", "List the actors that run."),
     "ask": ("actors", "Send a message and print the reply."),
     "tell": ("actors", "Send a message and go on."),
-    "info": ("actors", "Show one actor: state, mailbox, memory, last crash."),
+    "info": ("actors", "Show one actor: state, mailbox, restarts, last exit."),
     "stop": ("actors", "Stop one actor."),
     "token": ("token", "Print the local token, or make another."),
     "completion": ("completion", "Print the completion script for your shell."),
@@ -85,9 +85,10 @@ def cli() -> None:
     """Supervised actors, written in Python, sandboxed as WebAssembly.
 
     \b
-    Begin:  plexspaces init hello && cd hello
-            plexspaces build hello_actor.py -o hello.wasm
-            plexspaces serve
+    Begin:  plexspaces serve                                    (in another terminal)
+            plexspaces init hello && cd hello
+            plexspaces deploy hello_actor.py
+            plexspaces ask hello increment amount=5
     """
 
 

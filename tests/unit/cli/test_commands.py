@@ -217,20 +217,29 @@ def test_ps_prints_all_pages_as_a_table_or_json(node: Node) -> None:
 
 
 def test_stop_and_info(node: Node) -> None:
-    node.answers += [(204, None), (200, {"state": "idle", "handlers": {"increment": {}, "get": {}}})]
+    described = {"class": "Counter", "handlers": {"increment": {}, "get": {}}}
+    node.answers += [(204, None), (200, {"state": "idle", "last_exit": "", "cpu_ms": 1.23456, "handlers": described})]
     assert run("stop", "counter/k", env=at(node)).out == "stopped counter/k\n"
     assert node.last[:2] == ("DELETE", "/api/v1/actors/acme/default/counter/k")
-    assert run("info", "counter", env=at(node)).out.split() == ["state", "idle", "handlers", "increment,", "get"]
+    lines = [line.split(maxsplit=2) for line in run("info", "counter", env=at(node)).out.splitlines()]
+    assert lines == [
+        ["state", "idle"],
+        ["last", "exit", "-"],
+        ["cpu", "ms", "1.2"],
+        ["operations", "increment,", "get"],
+    ]
     assert node.last[:2] == ("GET", "/api/v1/actors/acme/default/counter/info")
 
 
 def test_deploy_sends_the_component_and_its_configuration(node: Node, tmp_path: Path) -> None:
     wasm = tmp_path / "counter_actor.wasm"
     wasm.write_bytes(b"\0asm-component")
-    node.answers.append((201, {"version": 2, "handlers": ["increment", "get"]}))
+    described = {"class": "Counter", "handlers": {"increment": {}, "get": {}}}
+    node.answers.append((201, {"version": 2, "handlers": described}))
     result = run("deploy", str(wasm), "--config", '{"args": {}}', env=at(node))
     assert result.status == 0, result.err
     assert "deployed default/counter, version 2" in result.out
+    assert "operations: increment, get" in result.out
     assert "plexspaces ask counter increment" in result.out
     method, path, _, headers, body = node.last
     assert (method, path) == ("POST", "/api/v1/deploy")

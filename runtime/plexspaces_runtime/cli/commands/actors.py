@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import click
 from ..arguments import ArgumentError, parse_arguments
 from ..client import NodeClient
 from ..output import json_option, json_wanted, show_json, show_table
+from .deploy import operations
 
+_HEADINGS = {"started_ms": "started"}
 _AS_TYPED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
@@ -123,14 +126,15 @@ def tell(
 @address_options
 @json_option
 def info(actor: str, namespace: str, tenant: str | None) -> None:
-    """Show ACTOR (`type` or `type/key`): state, mailbox, memory, restarts, last crash."""
+    """Show ACTOR (`type` or `type/key`): state, mailbox, restarts, last exit, operations."""
     client = NodeClient()
     answer = client.call("GET", client.actor_path(actor, tenant=tenant, namespace=namespace) + "/info")
     if json_wanted():
         show_json(answer)
         return
-    for name, value in answer.items():
-        click.echo(f"{name.replace('_', ' '):<20} {_plain(value)}")
+    shown = {name: value for name, value in answer.items() if name != "handlers"}
+    for name, value in {**shown, "operations": operations(answer)}.items():
+        click.echo(f"{_HEADINGS.get(name, name.replace('_', ' ')):<20} {_plain(name, value)}")
 
 
 @click.command()
@@ -163,8 +167,10 @@ def _read(name: str) -> str:
         raise ArgumentError(f"cannot read {name}: {error.strerror}") from None
 
 
-def _plain(value: Any) -> str:
-    """A field's value on one line; of the handlers, their names."""
-    if isinstance(value, dict | list):
-        return ", ".join(str(each) for each in value)
-    return "" if value is None else str(value)
+def _plain(name: str, value: Any) -> str:
+    """A field's value on one line, for people."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if name == "started_ms":
+        return datetime.fromtimestamp(value / 1000, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+    return f"{value:.1f}" if isinstance(value, float) else str(value) or "-"

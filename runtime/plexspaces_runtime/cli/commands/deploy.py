@@ -34,7 +34,7 @@ def deploy(source: Path, actor_type: str | None, namespace: str, config_text: st
             "deploy its actors one by one: plexspaces deploy FILE --type TYPE",
         )
     if not source.exists():
-        raise CommandError(f"{source}: no such file or directory", "plexspaces build SOURCE -o FILE.wasm")
+        raise CommandError(f"{source}: no such file or directory", "plexspaces deploy FILE.py, or FILE.wasm")
     name = actor_type or default_type(source)
     config = _config(config_text)
     wasm = source.read_bytes() if source.suffix == ".wasm" else _built(source, quiet)
@@ -50,10 +50,10 @@ def deploy(source: Path, actor_type: str | None, namespace: str, config_text: st
     elif not quiet:
         version = answer.get("version")
         click.echo(f"deployed {namespace}/{name}" + (f", version {version}" if version else ""))
-        operations = _operations(answer)
-        if operations:
-            click.echo(f"  operations: {', '.join(operations)}")
-            click.echo(f"  try: plexspaces ask {name} {operations[0]}")
+        if names := operations(answer):
+            elsewhere = "" if namespace == "default" else f" -n {namespace}"
+            click.echo(f"  operations: {', '.join(names)}")
+            click.echo(f"  try: plexspaces ask {name} {names[0]}{elsewhere}")
 
 
 @click.command()
@@ -101,7 +101,8 @@ def _built(source: Path, quiet: bool) -> bytes:
         return output.read_bytes()
 
 
-def _operations(answer: Any) -> list[str]:
-    handlers = answer.get("handlers") if isinstance(answer, dict) else None
-    names = list(handlers) if isinstance(handlers, dict) else handlers if isinstance(handlers, list) else []
-    return [name for name in names if isinstance(name, str) and name != "*"]
+def operations(answer: Any) -> list[str]:
+    """The operations in the node's description of a deployed type."""
+    described = answer.get("handlers") if isinstance(answer, dict) else None
+    handlers = described.get("handlers") if isinstance(described, dict) else None
+    return [name for name in handlers if name != "*"] if isinstance(handlers, dict) else []

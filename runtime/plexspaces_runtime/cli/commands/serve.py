@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -122,7 +123,8 @@ async def _serve(config: NodeConfig, wanted: list[tuple[Path, str]], example: bo
         try:
             url = _url(config.host, server.port)
             with _announced(config.data_dir, url):
-                _banner(url, config, token_file)
+                # With the example, what to try is said once it is there.
+                _banner(url, config, token_file, "" if example else _HINTS.format(path=_path_hint()))
                 async with asyncio.TaskGroup() as tasks:
                     deploying = tasks.create_task(_deploy_all(url, token_file, wanted, example))
                     await stop.wait()
@@ -145,7 +147,7 @@ async def _deploy_all(url: str, token_file: Path, wanted: list[tuple[Path, str]]
         except CommandError as error:
             error.show()
     if example and wanted:
-        click.echo(_EXAMPLE.format(url=url, tenant=target.tenant), err=True)
+        click.echo(_EXAMPLE.format(url=url, tenant=target.tenant, path=_path_hint()), err=True)
 
 
 def _local_target(url: str, token_file: Path) -> Target:
@@ -256,24 +258,36 @@ _BANNER = """\
   listening on  {url}
   data          {data}
   token         {token}    (plexspaces token)
-
-  try, in another terminal:
-    plexspaces init hello && cd hello
-    plexspaces deploy hello_actor.py --type hello
-    plexspaces ask hello increment amount=5
-    plexspaces ps
-
+{hints}
   Ctrl-C stops."""
 
-_EXAMPLE = """\
-the example is ready; in another terminal:
+_HINTS = """
+  try, in another terminal:{path}
+    plexspaces init hello && cd hello
+    plexspaces deploy hello_actor.py
+    plexspaces ask hello increment amount=5
+    plexspaces ps
+"""
+
+_EXAMPLE = """
+the example is ready; try, in another terminal:{path}
     plexspaces ask counter increment amount=5
-    curl "{url}/api/v1/actors/{tenant}/default/counter" -H "Authorization: Bearer $(plexspaces token)\""""
+    curl "{url}/api/v1/actors/{tenant}/default/counter" -H "Authorization: Bearer $(plexspaces token)"
+    plexspaces ps
+"""
 
 
-def _banner(url: str, config: NodeConfig, token_file: Path) -> None:
+def _path_hint() -> str:
+    """How the next terminal finds the commands, if it is not told already: `make run` starts ours by its full name."""
+    command = Path(sys.argv[0]).absolute()
+    if command.name != "plexspaces" or shutil.which("plexspaces") is not None:
+        return ""
+    return f'\n    export PATH="{command.parent}:$PATH"'
+
+
+def _banner(url: str, config: NodeConfig, token_file: Path, hints: str) -> None:
     title = click.style("PlexSpaces node", bold=True)
-    click.echo(_BANNER.format(title=title, url=url, data=config.data_dir, token=token_file), err=True)
+    click.echo(_BANNER.format(title=title, url=url, data=config.data_dir, token=token_file, hints=hints), err=True)
 
 
 __all__: list[Any] = ["serve"]
