@@ -53,6 +53,8 @@ _CHUNK_BYTES = 256 * 1024
 # Chunk sizes, extensions and trailers may be so many times as long as what they frame.
 _FRAMING_RATIO_MAX = 16
 _GOODBYE_S = 1.0
+# Pieces of an answer that are sent together; more of them are sent as they come, so that the client's pace is felt.
+_HELD_BACK_MAX = 16
 
 
 class Phase(Enum):
@@ -94,6 +96,9 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
+        # Connections with something to write.  All that was answered in one round of the loop is written together: the
+        # first write wakes the other side, and waking somebody costs more than the answer.
+        self._to_flush: list[Connection] = []
         self._tail = b""
         self._tail_until = 0.0
 
@@ -124,6 +129,17 @@ class Listener:
     def connections(self) -> int:
         """How many are open."""
         return len(self._connections)
+
+    def flush_soon(self, connection: Connection) -> None:
+        """Write what the connection holds back, at the end of this round of the loop."""
+        if not self._to_flush:
+            self.loop.call_soon(self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush()
 
     def drain(self) -> None:
         """Accept no more connections; each open one ends with its next answer."""
@@ -213,6 +229,7 @@ class Connection(asyncio.Protocol):
         "_fed_bytes",
         "_listener",
         "_parser",
+        "_held_back",
         "_paused",
         "_phase",
         "_phase_since",
@@ -257,6 +274,7 @@ class Connection(asyncio.Protocol):
         self._rated_from_bytes = 0
         self.peername: Any = None
         self.sockname: Any = None
+        self._held_back: list[bytes] = []
         self._paused = False
         self._writing_paused = False
         self._drained: asyncio.Future[None] | None = None
@@ -288,6 +306,22 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client that has sent its whole request and closed its half still gets the answer.
         return self._current is not None and self._phase is Phase.HANDLING
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, at the end of this round of the loop."""
+        if not self._held_back:
+            self._listener.flush_soon(self)
+        self._held_back.append(data)
+        if len(self._held_back) >= _HELD_BACK_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held back now."""
+        if self._held_back:
+            data = self._held_back[0] if len(self._held_back) == 1 else b"".join(self._held_back)
+            self._held_back.clear()
+            if not self.transport.is_closing():
+                self.transport.write(data)
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -414,7 +448,7 @@ class Connection(asyncio.Protocol):
         if exchange.more:
             self._linger()
         elif not exchange.keep_alive:
-            self.transport.close()
+            self.close()
         elif self._queue:
             self._start(self._queue.popleft())
             if not self._queue:
@@ -430,10 +464,12 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection after what is written already."""
+        self.flush()
         self.transport.close()
 
     def abort(self) -> None:
         """End the connection at once."""
+        self._held_back.clear()
         self.transport.abort()
 
     def timed_out(self) -> None:
@@ -443,7 +479,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._phase in (Phase.IDLE, Phase.LINGER):
             self.deadline = self._listener.loop.time() + self._listener.config.linger_s
-            if self._phase is Phase.LINGER or self.transport.get_write_buffer_size():
+            if self._phase is Phase.LINGER or self._held_back or self.transport.get_write_buffer_size():
                 self.abort()
             else:
                 self.close()
@@ -475,6 +511,7 @@ class Connection(asyncio.Protocol):
             return
         self._enter(Phase.LINGER)
         if transport.can_write_eof():
+            self.flush()
             transport.write_eof()
         self.resume_reading()
 
@@ -621,7 +658,7 @@ class Exchange:
         connection = self._connection
         if self._wants_continue and not self._body and not connection.gone and not self.started:
             self._wants_continue = False
-            connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         delivered = self._delivered
         while (delivered or (self.more and not self._body)) and not connection.gone and not self.answered:
             connection.resume_reading()
@@ -666,7 +703,7 @@ class Exchange:
                     self.keep_alive = False
             self._write_head(head["status"], headers, self._framed(body))
         else:
-            connection.transport.write(self._framed(body))
+            connection.write(self._framed(body))
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Write a complete answer at once."""
@@ -689,7 +726,7 @@ class Exchange:
             raise ValueError("a header of the answer holds a line break")
         self.started = True
         self.status = status
-        self._connection.transport.write(head if self._only_head else head + body)
+        self._connection.write(head if self._only_head else head + body)
 
     def _framed(self, body: bytes) -> bytes:
         if self._only_head or not body:
@@ -701,7 +738,7 @@ class Exchange:
         if self._chunked and not self._only_head:
             framed += b"0\r\n\r\n"
         if framed:
-            self._connection.transport.write(framed)
+            self._connection.write(framed)
         self._end()
 
     def _end(self) -> None:
