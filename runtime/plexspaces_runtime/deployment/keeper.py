@@ -189,6 +189,11 @@ class Keeper:
             NotFound: the type is not deployed.
             AlreadyExists, LimitExceeded, HandlerCrashed
         """
+        deploying = self._locks.get((address.scope, address.type))
+        if deploying is not None:
+            # A new version is taking over: what starts now starts with it.
+            async with deploying:
+                pass
         type_ = self._types.get((address.scope, address.type))
         if type_ is None:
             raise NotFound(f"actor type {address.type!r} is not deployed in namespace {address.scope.namespace!r}")

@@ -23,7 +23,7 @@ def monotonic_ns(host: Host, _actor: Actor) -> int:
 
 def sleep_ns(host: Host, actor: Actor, duration_ns: int) -> Any:
     """Suspend the caller."""
-    # asyncio refuses delays of centuries; the message's wall limit comes first anyway.
-    delay_s = min(duration_ns / 1e9, 86_400.0)
+    # No longer than the message may take anyway: asyncio refuses delays of centuries, and a timer outlives its actor.
+    delay_s = min(duration_ns / 1e9, actor.spec.limits.wall_s_per_message_max + 1.0)
     host.loop.call_later(delay_s, host.scheduler.resume, actor, actor.wait_token, None)
     return PENDING
