@@ -33,7 +33,7 @@ async def test_deploy_list_use_undeploy(tmp_path: Path) -> None:
         assert response.headers["location"] == "/api/v1/actors/default/default/counter2"
         assert (await served.http.get(response.headers["location"])).json() == {"count": 0}
         info = (await served.http.get(response.headers["location"] + "/info")).json()
-        assert info["handlers"]["handlers"]["increment"]["schema"] == {"type": "object"}
+        assert info["handlers"]["increment"]["schema"] == {"type": "object"}
         again = (await deploy(served)).json()
         assert (again["version"], again["replaced"]) == (2, True)
         listed = (await served.http.get("/api/v1/deployments?namespace=default")).json()["deployments"]

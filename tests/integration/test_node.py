@@ -126,7 +126,7 @@ async def test_a_crashed_actor_is_started_again_and_what_waited_is_answered(gues
         assert crash.message == "RuntimeError: after writing"
         assert after == {"values": {}, "born": 1, "args": {"n": 1}}
         info = bed.node.info(address)
-        assert (info.restarts, info.last_exit) == (1, "crashed(RuntimeError, RuntimeError: after writing)")
+        assert (info.restarts, info.last_exit) == (1, "crashed(RuntimeError, after writing)")
         (exit_,) = bed.events(ActorExited)
         assert "put_and_crash" in exit_.traceback
         assert [event.restarts for event in bed.events(ActorStarted)] == [0, 1]

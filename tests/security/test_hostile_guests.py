@@ -23,7 +23,7 @@ ATTACKS: list[tuple[str, dict[str, Any], str, str, str | None]] = [
         {},
         "handler-crashed",
         "RuntimeError: as you wished",
-        "crashed(RuntimeError, RuntimeError: as you wished)",
+        "crashed(RuntimeError, as you wished)",
     ),
     ("base_exception", {}, "handler-crashed", "BaseException", "crashed(BaseException, "),
     ("keyboard_interrupt", {}, "handler-crashed", "KeyboardInterrupt", "crashed(KeyboardInterrupt"),

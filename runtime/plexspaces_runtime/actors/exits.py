@@ -45,7 +45,9 @@ class Exit:
             case Reason.LIMIT:
                 return f"limit({self.subject})"
             case Reason.CRASHED:
-                return f"crashed({self.subject}, {self.message})" if self.message else f"crashed({self.subject})"
+                # What a guest reports of an exception begins with its type already.
+                message = self.message.removeprefix(f"{self.subject}: ")
+                return f"crashed({self.subject}, {message})" if message else f"crashed({self.subject})"
             case _:
                 return str(self.reason.value)
 

@@ -125,7 +125,15 @@ def _schemas() -> dict[str, Any]:
         "Told": _object({"message_id": text}),
         "Status": _object({"status": text}),
         "Actor": _object(actor),
-        "ActorDetails": _object({**actor, "handlers": {"type": "object", "description": "What `describe` says."}}),
+        "ActorDetails": _object(
+            {
+                **actor,
+                "handlers": {
+                    "type": "object",
+                    "description": "By operation: JSON Schemas of arguments and reply.",
+                },
+            }
+        ),
         "Actors": {
             "type": "object",
             "properties": {

@@ -140,7 +140,7 @@ class Keeper:
             size_bytes=loaded.size_bytes,
             imports=tuple(loaded.audit.imports),
             roles=tuple(description["roles"]),
-            handlers=description["roles"][role],
+            handlers=description["roles"][role]["handlers"],
             version=1 if old is None else old.deployment.version + 1,
             replaced=old is not None,
         )

@@ -22,7 +22,7 @@ class Deployment:
         hash: SHA-256 of the component, hexadecimal.
         imports: the interfaces it imports, in full.
         roles: the actors that the component holds; "" is the only one.
-        handlers: what `describe` says of this type's role: handlers, schemas, facets.
+        handlers: by operation: kinds, roles, JSON Schemas of arguments and reply, as `describe` says.
         version: 1 for the first deployment of this type, one more for each new one.
         replaced: this deployment took another's place.
     """
@@ -139,9 +139,12 @@ def parse_description(text: str) -> dict[str, Any]:
         not isinstance(description, dict)
         or not isinstance(description.get("roles"), dict)
         or not description["roles"]
-        or not all(isinstance(role, dict) for role in description["roles"].values())
+        or not all(
+            isinstance(role, dict) and isinstance(role.get("handlers"), dict) for role in description["roles"].values()
+        )
     ):
         raise InvalidArgument(
-            "the component's `describe` does not answer a JSON object with `roles`: see wit/plexspaces-actor/world.wit"
+            "the component's `describe` does not answer a JSON object with `roles` and their `handlers`: "
+            "see wit/plexspaces-actor/world.wit"
         )
     return description

@@ -593,6 +593,9 @@ class Scheduler:
                     return False
                 case _:
                     state = result or ""
+            if (size := len(state.encode())) > actor.spec.limits.state_bytes_max:
+                signal.on_done(_state_too_large(actor, size))
+                return False
             try:
                 guest = spec.new_guest()
             except PlexSpacesError as error:
@@ -680,10 +683,18 @@ def _refusal(failure: Failure) -> HandlerRefused:
 def _end_error(actor: Actor, exit_: Exit) -> PlexSpacesError:
     """What a caller hears whose message was being handled.  Never the traceback: it may be another tenant's reader."""
     if exit_.reason in (exits.Reason.CRASHED, exits.Reason.LIMIT, exits.Reason.NONDETERMINISM):
-        return HandlerCrashed(
-            exit_.message or exit_.text, exit=exit_.text if exit_.reason is not exits.Reason.CRASHED else exit_.subject
-        )
+        return HandlerCrashed(exit_.message or exit_.text, exit=exit_.text)
     return ActorExited(f"actor {actor.address.text!r} ended ({exit_.text}) before it replied", exit=exit_.text)
+
+
+def _state_too_large(actor: Actor, size: int) -> LimitExceeded:
+    bytes_max = actor.spec.limits.state_bytes_max
+    return LimitExceeded(
+        f"the state of actor {actor.address.text!r} has {size} bytes, more than state_bytes_max = {bytes_max}: "
+        "it stays at its version",
+        limit="state_bytes_max",
+        value=bytes_max,
+    )
 
 
 def _cannot_upgrade(actor: Actor, exit_: Exit) -> Conflict:

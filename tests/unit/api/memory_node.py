@@ -147,7 +147,7 @@ class MemoryNode:
             size_bytes=len(content),
             imports=("plexspaces:actor/messaging@0.1.0",),
             roles=("Counter",),
-            handlers={"handlers": {"increment": {"schema": {"type": "object"}}}, **config},
+            handlers={"increment": {"schema": {"type": "object"}}, **config},
             version=old.version + 1 if old else 1,
             replaced=old is not None,
         )

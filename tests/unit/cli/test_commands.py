@@ -217,7 +217,7 @@ def test_ps_prints_all_pages_as_a_table_or_json(node: Node) -> None:
 
 
 def test_stop_and_info(node: Node) -> None:
-    described = {"class": "Counter", "handlers": {"increment": {}, "get": {}}}
+    described = {"increment": {}, "get": {}}
     node.answers += [(204, None), (200, {"state": "idle", "last_exit": "", "cpu_ms": 1.23456, "handlers": described})]
     assert run("stop", "counter/k", env=at(node)).out == "stopped counter/k\n"
     assert node.last[:2] == ("DELETE", "/api/v1/actors/acme/default/counter/k")
@@ -234,7 +234,7 @@ def test_stop_and_info(node: Node) -> None:
 def test_deploy_sends_the_component_and_its_configuration(node: Node, tmp_path: Path) -> None:
     wasm = tmp_path / "counter_actor.wasm"
     wasm.write_bytes(b"\0asm-component")
-    described = {"class": "Counter", "handlers": {"increment": {}, "get": {}}}
+    described = {"increment": {}, "get": {}}
     node.answers.append((201, {"version": 2, "handlers": described}))
     result = run("deploy", str(wasm), "--config", '{"args": {}}', env=at(node))
     assert result.status == 0, result.err

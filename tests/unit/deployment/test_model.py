@@ -60,7 +60,9 @@ def test_the_only_role_is_taken_and_one_of_several_must_be_named() -> None:
         choose_role(several, "counter", "x")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"roles": {}}', '{"roles": []}', '{"roles": {"": 1}}', "nonsense"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"roles": {}}', '{"roles": []}', '{"roles": {"": 1}}', '{"roles": {"": {}}}', "nonsense"]
+)
 def test_a_description_without_roles_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="describe"):
         parse_description(text)

@@ -16,6 +16,7 @@ from plexspaces_runtime.errors import (
     DeadlineExceeded,
     HandlerCrashed,
     HandlerRefused,
+    LimitExceeded,
 )
 from plexspaces_runtime.events import FiberOffloaded, GuestLogged, GuestLogTruncated, MessageExpired
 from tests.unit.scripted import BURN, Bench, call, returns
@@ -206,7 +207,7 @@ async def test_an_init_that_fails_is_a_failed_start() -> None:
     failure = Failure(True, "KeyError", "KeyError: 'args'", "{}", "")
     with pytest.raises(AssertionError) as refused:
         await bench.start("stillborn", init=returns(failure))
-    assert refused.value.args[0].text == "crashed(KeyError, KeyError: 'args')"
+    assert refused.value.args[0].text == "crashed(KeyError, 'args')"
     assert bench.registry.count == 0
 
 
@@ -560,6 +561,22 @@ async def test_a_version_that_cannot_take_over_the_state_leaves_the_old_one_runn
     assert error is not None
     assert "KeyError: 'gone'" in str(error)
     assert await bench.ask(actor) == "1"
+
+
+@pytest.mark.parametrize(("size", "fits"), [(79, True), (80, True), (81, False)])
+async def test_a_state_goes_over_to_a_new_version_up_to_its_limit(size: int, fits: bool) -> None:
+    bench = Bench(state_bytes_max=80)
+    actor = await bench.start("large", handle=returns("1"), get_state=returns("x" * size))
+    done: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+    bench.scheduler.upgrade(actor, bench.spec(handle=returns("2")), done.set_result)
+    error = await done
+    if fits:
+        assert error is None
+        assert await bench.ask(actor) == "2"
+    else:
+        assert isinstance(error, LimitExceeded)
+        assert error.details == {"limit": "state_bytes_max", "value": 80}
+        assert await bench.ask(actor) == "1"
 
 
 async def test_a_version_whose_init_never_ends_leaves_the_old_one_running() -> None:

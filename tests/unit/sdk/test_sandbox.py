@@ -43,7 +43,7 @@ assert open(os.__file__).read(3)
 _sandbox.seal()
 before = random.random()
 _sandbox.activate(Host)
-_sandbox.activate(None)  # only the first counts
+_sandbox.reseed()
 
 def refused(function, *args, **kwargs):
     try:

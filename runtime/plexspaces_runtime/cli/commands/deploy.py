@@ -103,6 +103,5 @@ def _built(source: Path, quiet: bool) -> bytes:
 
 def operations(answer: Any) -> list[str]:
     """The operations in the node's description of a deployed type."""
-    described = answer.get("handlers") if isinstance(answer, dict) else None
-    handlers = described.get("handlers") if isinstance(described, dict) else None
+    handlers = answer.get("handlers") if isinstance(answer, dict) else None
     return [name for name in handlers if name != "*"] if isinstance(handlers, dict) else []

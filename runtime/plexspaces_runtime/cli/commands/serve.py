@@ -139,14 +139,14 @@ async def _serve(config: NodeConfig, wanted: list[tuple[Path, str]], example: bo
 async def _deploy_all(url: str, token_file: Path, wanted: list[tuple[Path, str]], example: bool) -> None:
     """Deploy through the same door as everybody; a failure is told and does not end the node."""
     target = await asyncio.to_thread(_local_target, url, token_file)
+    failed = False
     for source, actor_type in wanted:
         try:
             await asyncio.to_thread(_deploy_one, target, source, actor_type)
-        except PlexSpacesError as error:
-            as_command_error(error).show()
-        except CommandError as error:
-            error.show()
-    if example and wanted:
+        except (PlexSpacesError, CommandError) as error:
+            (as_command_error(error) if isinstance(error, PlexSpacesError) else error).show()
+            failed = True
+    if example and not failed:
         click.echo(_EXAMPLE.format(url=url, tenant=target.tenant, path=_path_hint()), err=True)
 
 
@@ -176,7 +176,6 @@ def _deploy_one(target: Target, source: Path, actor_type: str) -> None:
         form={"namespace": "default", "actor_type": actor_type},
         files={"wasm": (f"{actor_type}.wasm", wasm, "application/wasm")},
     )
-    click.echo(f"deployed {actor_type}", err=True)
 
 
 def _deployment(text: str) -> tuple[Path, str]:
