@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from . import codec
 from ._annotations import suggest, to_json
-from .definition import FSM_FIELD, SLOW, ActorDefinition, Handler, InvalidArguments
+from .definition import FSM_FIELD, SLOW, ActorDefinition, Handler, InvalidArguments, Invoke
 from .errors import Refuse
 
 SELF: Final = "_plexspaces"
@@ -194,11 +194,30 @@ def too_deep(text: str) -> bool:
     return False
 
 
+Calls = Mapping[str, tuple[Invoke, Handler]]
+
+
+def equip(definition: ActorDefinition) -> Calls:
+    """Give an actor class the members that read the message; what a call needs, by operation.
+
+    Once for a class, and while a component is built: a change to a class at run time costs every instance the
+    interpreter's memory of what it has looked up.
+    """
+    cls: Any = definition.cls
+    if "sender" not in vars(cls):
+        cls.sender = _FromEnvelope(lambda dispatcher: dispatcher.sender)
+        cls.context = _FromEnvelope(lambda dispatcher: dispatcher.context)
+    if definition.machine is not None and not isinstance(vars(cls).get(FSM_FIELD), _MachineState):
+        setattr(cls, FSM_FIELD, _MachineState())
+    return {name: (known.invoke, known) for name, known in definition.calls.items()}
+
+
 class Dispatcher:
     """Runs one instance of one actor class.
 
     Args:
-        definition: of the class.
+        definition: of the class, which has been through `equip`.
+        calls: what `equip` gave.
         kinds: the contract's `MessageKind`, whose members are compared by identity.
         actor_id: `type` or `type/key`.
         log: takes a level's name and a line.
@@ -210,6 +229,7 @@ class Dispatcher:
     def __init__(
         self,
         definition: ActorDefinition,
+        calls: Calls,
         kinds: Any,
         actor_id: str,
         log: Callable[[str, str], None],
@@ -221,20 +241,14 @@ class Dispatcher:
         self.envelope: Envelope | None = None
         self._kinds = kinds
         self._call = kinds.CALL
-        self._calls = {name: (known.invoke, known) for name, known in definition.calls.items()}
+        self._calls = calls
         self._log = log
         self._lenient = lenient
         self.actor = self._create()
 
     def _create(self) -> Any:
         definition = self.definition
-        cls = definition.cls
-        if "sender" not in vars(cls):
-            cls.sender = _FromEnvelope(lambda dispatcher: dispatcher.sender)  # type: ignore[attr-defined]
-            cls.context = _FromEnvelope(lambda dispatcher: dispatcher.context)  # type: ignore[attr-defined]
-        if definition.machine is not None and not isinstance(vars(cls).get(FSM_FIELD), _MachineState):
-            setattr(cls, FSM_FIELD, _MachineState())
-        actor: Any = object.__new__(cls)
+        actor: Any = object.__new__(definition.cls)
         members = actor.__dict__
         members[SELF] = self
         for declared in definition.states:
@@ -510,19 +524,20 @@ def make_dispatcher_factory(
     definitions: Mapping[str, ActorDefinition], kinds: Any, log: Callable[[str, str], None]
 ) -> Callable[..., Dispatcher]:
     """A function that makes the dispatcher for a role."""
+    equipped = {role: (definition, equip(definition)) for role, definition in definitions.items()}
+
+    def find(role: str) -> tuple[ActorDefinition, Calls] | None:
+        if role == "" and len(equipped) == 1:
+            return next(iter(equipped.values()))
+        return equipped.get(role) or next((known for known in equipped.values() if known[0].name == role), None)
 
     def make(role: str, actor_id: str, *, lenient: bool) -> Dispatcher:
-        definition = definitions.get(role)
-        if definition is None and len(definitions) == 1:
-            (definition,) = definitions.values()
-            if role not in ("", definition.name):
-                definition = None
-        if definition is None:
-            definition = next((known for known in definitions.values() if known.name == role), None)
-        if definition is None:
+        found = find(role)
+        if found is None:
             roles = ", ".join(repr(name) for name in definitions)
             hint = suggest(role, definitions)
             raise Refuse("unknown-role", f"this component has no role {role!r}{hint} (roles: {roles})", role=role)
-        return Dispatcher(definition, kinds, actor_id, log, lenient=lenient)
+        definition, calls = found
+        return Dispatcher(definition, calls, kinds, actor_id, log, lenient=lenient)
 
     return make

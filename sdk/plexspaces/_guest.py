@@ -13,7 +13,7 @@ import importlib
 from types import ModuleType
 from typing import Any, Final
 
-from . import _imports, _sandbox
+from . import _imports, _memory, _rehearsal, _sandbox
 from ._version import __version__
 from ._world import make_world
 from .definition import find_actors
@@ -67,14 +67,21 @@ def world(module: ModuleType) -> type:
     err = importlib.import_module("componentize_py_types").Err
     definitions = find_actors(module)
     _sandbox.seal()
-
-    def activate() -> None:
-        _imports.bind(_component)
-        _sandbox.activate(_component)
-
-    made = make_world(definitions, types, err, version=__version__, activate=activate, finish=_sandbox.finish_output)
+    _rehearsal.rehearse(types, err)
+    made = make_world(
+        definitions,
+        types,
+        err,
+        version=__version__,
+        activate=_sandbox.reseed,
+        finish=_sandbox.finish_output,
+    )
     # The memory as it is now is shared by all instances until they write to it, and a collection writes to the header
     # of every object it looks at: a megabyte an instance.  Frozen objects are not looked at.
     gc.collect()
+    # From here on nothing may run that reaches for the host: there is none yet.
+    _imports.bind(_component)
+    _sandbox.activate(_component)
+    _memory.fill_holes()
     gc.freeze()
     return made

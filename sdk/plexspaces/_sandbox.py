@@ -6,7 +6,7 @@ functions through which the standard library reaches for them.
 
 There are two times.  While the component is built, files are there (a module may read its data when it is imported) and
 the host is not: the clock stands still and chance is a fixed sequence, so that two builds of one source are the same
-bytes.  From the first call of an export on, it is the other way round.
+bytes.  When the build is over, it is the other way round.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import random
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import Callable
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any, Final
@@ -35,6 +36,8 @@ LINE_CHARS_MAX: Final = 8_192
 
 _host: Any = None
 _drawn_while_building = 0
+# Generators besides the module's own that were made without a seed before the actor's life began.
+_left_to_chance: list[weakref.ref[random.Random]] = []
 # Modules that drew chance while they were imported: what they made of it is the same in every instance.
 frozen_chance: list[str] = []
 
@@ -50,17 +53,9 @@ def install() -> None:
 
 
 def seal() -> None:
-    """Close what the author's modules have brought in.  The last step of the build."""
+    """Close what the author's modules have brought in, and importing with it.  The last step of the build."""
     _close_loaded(sys.modules)
     _remember_sources(sys.modules)
-
-
-def activate(host: Any) -> None:
-    """Begin to live: the host is there, the files are gone."""
-    global _host
-    if _host is not None:
-        return
-    _host = host
     # What the file finders remember stays where it is, unused: freeing it would write to a megabyte of memory that all
     # instances share.
     sys.meta_path[:] = [
@@ -69,8 +64,29 @@ def activate(host: Any) -> None:
         if finder in (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter)
     ]
     sys.meta_path.append(_NothingToLoad)
-    # The build's sequence would begin alike in all instances.
-    random.seed(_urandom(32))
+
+
+def activate(host: Any) -> None:
+    """Change over from the build to the actor's life: from now on the host answers, and the files are gone.
+
+    Done when the build is over, so that it is in the memory that all instances share; nothing of an instance's own
+    comes of it.
+    """
+    global _host
+    _host = host
+
+
+def reseed() -> None:
+    """Give this instance chance of its own.  Called when it begins to live.
+
+    The module's generator, and those that modules made without a seed as they were imported, would go on from the
+    build alike in all instances.
+    """
+    random.seed()
+    for reference in _left_to_chance:
+        generator = reference()
+        if generator is not None:
+            generator.seed()
 
 
 # -- time --------------------------------------------------------------------------------------------------
@@ -176,6 +192,10 @@ def _route_chance() -> None:
     seed = random.Random.seed
 
     def seed_from_host(self: random.Random, a: Any = None, version: int = 2) -> None:
+        if _host is None and self is not random._inst:
+            _left_to_chance[:] = [known for known in _left_to_chance if known() not in (None, self)]
+            if a is None:
+                _left_to_chance.append(weakref.ref(self))
         # CPython would read the system's entropy in C, out of reach of os.urandom.
         seed(self, int.from_bytes(_urandom(32), "big") if a is None else a, version)
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from . import _imports, codec
+from . import _imports, _memory, codec
 from ._dispatch import Dispatcher, UnserialisableReply, make_dispatcher_factory
 from .definition import ActorDefinition
 from .errors import HostError, Refuse
@@ -54,6 +54,8 @@ def make_world(
     refused, crashed = types.FailureKind.REFUSED, types.FailureKind.CRASHED
 
     def fail(error: BaseException) -> BaseException:
+        if isinstance(error, MemoryError):
+            _memory.release_reserve()
         if isinstance(error, Refuse):
             code, message = _clip(str(error.code)), _clip(str(error.message))
             failure = types.Failure(refused, code, message, _details(error.details), "")

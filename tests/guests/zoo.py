@@ -1,14 +1,23 @@
 """Actors for the tests, all in one component because each component costs seconds to build and to compile."""
 
+import dataclasses
 import datetime
+import decimal
+import enum
 import faulthandler
 import json
+import logging
 import os
+import pathlib
 import random
 import secrets
+import socket
+import subprocess
 import sys
+import threading
 import time
 import uuid
+from random import random as random_by_name
 
 from plexspaces import Refuse, actor, handler, host, init_handler, state, terminate_handler
 
@@ -121,6 +130,16 @@ class Hostile:
         while True:
             kept.append(bytearray(1 << 20))
 
+    @handler("memory_crumbs")
+    def memory_crumbs(self) -> int:
+        # In small pieces, until nothing at all is left.
+        kept: list = []
+        while True:
+            row: list = []
+            kept.append(row)
+            for _ in range(1000):
+                row.append(bytearray(16))
+
     @handler("crash")
     def crash(self, message: str = "as you wished") -> None:
         raise RuntimeError(message)
@@ -227,6 +246,11 @@ class Hostile:
         return object()
 
 
+# Made while the component is built, when there is no chance to be had.
+EARLY = random.Random()
+SEEDED = random.Random(20)
+
+
 @actor
 class Sources:
     """Time and chance as the standard library gives them."""
@@ -245,11 +269,52 @@ class Sources:
     def chance(self) -> dict:
         return {
             "random": random.random(),
+            "from_import": random_by_name(),
+            "own_generator": random.Random().random(),
+            "early_generator": EARLY.random(),
+            "system": random.SystemRandom().random(),
+            "uuid1": str(uuid.uuid1()),
             "uuid4": str(uuid.uuid4()),
             "token": secrets.token_hex(8),
             "urandom": os.urandom(8).hex(),
             "host": host.random_bytes(8).hex(),
         }
+
+    @handler("seeded")
+    def seeded(self) -> list:
+        return [SEEDED.random(), random.Random(7).random()]
+
+    @handler("output")
+    def output(self) -> None:
+        print("printed", 1)
+        print("two lines\nin one call")
+        print("to ", end="", file=sys.stderr)
+        print("stderr", file=sys.stderr)
+        logging.warning("through logging")
+
+    @handler("attempt")
+    def attempt(self, what: str) -> dict:
+        attempts = {
+            "open": lambda: open("/etc/passwd").close(),
+            "write": lambda: open("out.txt", "w").close(),
+            "pathlib": lambda: pathlib.Path("/etc/passwd").read_text(),
+            "listdir": lambda: os.listdir("/"),
+            "socket": lambda: socket.socket(),
+            "connect": lambda: socket.create_connection(("127.0.0.1", 80)),
+            "subprocess": lambda: subprocess.run(["ls"]),
+            "system": lambda: os.system("ls"),
+            "thread": lambda: threading.Thread(target=print).start(),
+            "exit": lambda: os._exit(1),
+            "input": lambda: input(),
+            # Not in one piece, or the builder would find it and bring it along.
+            "missing": lambda: __import__("wa" + "ve"),
+            "syntax": lambda: exec("a b"),
+        }
+        try:
+            attempts[what]()
+        except Exception as error:
+            return {"kind": type(error).__name__, "text": str(error)}
+        return {"kind": "", "text": "nothing was raised"}
 
     @handler("sleep")
     def sleep(self, ms: int) -> float:
@@ -334,11 +399,73 @@ class Memory:
         host.info(f"ended: {reason}")
 
 
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Order:
+    number: int
+    price: decimal.Decimal
+    tags: set
+
+
+def everything() -> dict:
+    """A value of every kind that state may hold."""
+    return {
+        "bytes": b"\x00\xff",
+        "datetime": datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.UTC),
+        "naive": datetime.datetime(2024, 2, 29),
+        "date": datetime.date(2024, 2, 29),
+        "time": datetime.time(23, 59, 59, 999_999),
+        "timedelta": datetime.timedelta(days=-1, microseconds=1),
+        "decimal": decimal.Decimal("1.10"),
+        "set": {1, "two", (3,)},
+        "frozenset": frozenset({b"x"}),
+        "tuple": (1, (2, ())),
+        "dataclass": Order(7, decimal.Decimal("0.1"), {"new"}),
+        "enum": Colour.RED,
+        "uuid": uuid.UUID(int=5),
+        "big": 2**200,
+        "float": [1.0, float("inf"), -0.0],
+        "complex_keys": {1: "one", (1, 2): "pair", None: "nothing", "1": "text"},
+        "empties": {"list": [], "dict": {}, "tuple": (), "set": set(), "bytes": b"", "text": "", "nested": [[], [{}]]},
+        "mistakable": {"$tuple": [1]},
+        "text": "Grüße \U0001f600 \x00",
+    }
+
+
+@actor
+class Keeper:
+    """Keeps a value of every kind."""
+
+    kept: dict = state(default_factory=dict)
+    filled: int = state(default=0)
+
+    @handler("fill")
+    def fill(self) -> dict:
+        self.kept = everything()
+        self.filled += 1
+        return self._reprs()
+
+    @handler("check")
+    def check(self) -> dict:
+        return {"same": self.kept == everything(), "filled": self.filled, "reprs": self._reprs()}
+
+    def _reprs(self) -> dict:
+        # Types as well, which equality does not tell: 1 and 1.0 and True are equal.  Sets have no order.
+        return {
+            name: repr(sorted(map(repr, value)) if isinstance(value, set | frozenset) else value)
+            for name, value in self.kept.items()
+        }
+
+
 ACTOR_REGISTRY = {
     "echo": Echo,
     "relay": Relay,
     "hostile": Hostile,
     "sources": Sources,
+    "keeper": Keeper,
     "worker": Worker,
     "memory": Memory,
 }
