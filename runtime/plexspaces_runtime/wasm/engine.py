@@ -13,7 +13,7 @@ from wasmtime.component import ExportIndex, Linker
 
 from ..actors.guest import Export
 from ..config import Limits
-from ..errors import InternalError
+from ..errors import InternalError, LimitExceeded
 from . import capi
 from .cache import ComponentCache, Loaded
 from .calls import Calls
@@ -22,6 +22,25 @@ from .fiber import Instance
 from .guard import ImportGuard
 from .ticker import EpochTicker
 from .wit import load as load_wit
+
+_MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
+# An instance has 7 memory mappings, its fiber 2 more while a call is under way.
+MAPPINGS_PER_INSTANCE = 9
+# For the node itself: when the kernel gives no more, Python cannot even say so.
+MAPPINGS_RESERVED = 4_000
+
+
+def instances_max(mappings_max: int) -> int:
+    """How many instances fit when the kernel gives a process `mappings_max` mappings."""
+    return max(0, (mappings_max - MAPPINGS_RESERVED) // MAPPINGS_PER_INSTANCE)
+
+
+def _kernel_mappings_max() -> int:
+    try:
+        return int(_MAX_MAP_COUNT.read_text())
+    except (OSError, ValueError):
+        # The kernel's default.
+        return 65_530
 
 
 class Program:
@@ -53,9 +72,12 @@ class Sandbox:
     Args:
         cache_dir: where compiled components are kept.
         limits: tick length, compile limits.
+        mappings_max: memory mappings the kernel gives this process; asked of the kernel if None.
     """
 
-    def __init__(self, cache_dir: Path, limits: Limits) -> None:
+    def __init__(self, cache_dir: Path, limits: Limits, *, mappings_max: int | None = None) -> None:
+        self._mappings_max = _kernel_mappings_max() if mappings_max is None else mappings_max
+        self._instances_max = instances_max(self._mappings_max)
         self.engine = Engine(engine_config())
         self.package = load_wit()
         self.instances: dict[int, Instance] = {}
@@ -90,7 +112,18 @@ class Sandbox:
         return program
 
     def instance(self, program: Program, limits: Limits) -> Instance:
-        """A new instance, yet to be instantiated."""
+        """A new instance, yet to be instantiated.
+
+        Raises:
+            LimitExceeded: the kernel would not give it the memory mappings that it needs.
+        """
+        if len(self.instances) >= self._instances_max:
+            raise LimitExceeded(
+                f"{len(self.instances)} actors live on this node, as many as the kernel's vm.max_map_count = "
+                f"{self._mappings_max} allows: raise it (`sysctl -w vm.max_map_count=1048576`) or stop some",
+                limit="vm.max_map_count",
+                value=self._mappings_max,
+            )
         return Instance(self, program, limits)
 
     def start(self) -> None:
