@@ -65,6 +65,19 @@ class Limits:
     log_line_bytes_max: int = _setting(8 * _KIB, "Bytes kept of one logged line.", low=80)
     state_bytes_max: int = _setting(8 * _MIB, "An actor's state, as the SDK writes it.", low=64)
     actors_per_tenant_max: int = _setting(10_000, "Actors of one tenant that live at the same time.", low=1)
+    links_per_actor_max: int = _setting(10_000, "Links of one actor, EXIT messages that wait for it included.", low=1)
+    monitors_per_actor_max: int = _setting(
+        10_000, "Monitors that one actor holds, DOWN messages that wait for it included.", low=1
+    )
+    timers_per_actor_max: int = _setting(10_000, "Timers of one actor, those whose message waits included.", low=1)
+    groups_per_actor_max: int = _setting(1_000, "Process groups that one actor is in.", low=1)
+    labels_per_actor_max: int = _setting(64, "Labels of one actor in the registry.", low=1)
+    virtual_actors_resident_per_tenant_max: int = _setting(
+        5_000, "Virtual actors of one tenant that are in memory at the same time.", low=1
+    )
+    virtual_state_bytes_per_tenant_max: int = _setting(
+        256 * _MIB, "States of one tenant's virtual actors that are not in memory.", low=0
+    )
     ask_timeout_ms: int = _setting(30_000, "How long an ask waits that names no timeout of its own.", low=1)
     wasm_bytes_max: int = _setting(64 * _MIB, "Size of an uploaded component.", low=_KIB, high=1 * _GIB)
     compile_memory_bytes_max: int = _setting(4 * _GIB, "Memory that compiling one component may take.", low=256 * _MIB)

@@ -49,9 +49,12 @@ class Undeployed:
 
 @dataclass(frozen=True, slots=True)
 class ActorStarted:
+    """`passing` is an actor that comes and goes by design, such as a virtual one."""
+
     address: Address
     component_hash: str
     restarts: int
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +72,123 @@ class UpgradeRefused:
 
 @dataclass(frozen=True, slots=True)
 class ActorExited:
-    """`reason` is the exit's text; `traceback` is the guest's and stays inside the node."""
+    """An incarnation has ended.
+
+    Attributes:
+        reason: the exit's text.
+        traceback: the guest's, which stays inside the node; "" when the exit before had the same.
+        message_id: the message it was handling, "" between messages.
+        comes_back: its supervisor starts it again.
+        restarts_in_window: with this one; 0 when the exit is not counted.
+        delay_s: how long the next start waits.
+        cause: the actor whose end came to this one through a link, "" when it ended by itself.
+        passing: it is one that comes and goes by design, such as a virtual one.
+    """
 
     address: Address
     reason: str
     orderly: bool
     traceback: str
     message_id: str
+    comes_back: bool = False
+    restarts_in_window: int = 0
+    restarts_max: int = 0
+    delay_s: float = 0.0
+    cause: str = ""
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class ActorRestartDelayed:
-    """An actor ended more often than its intensity allows: the next start waits."""
+class SupervisorGaveUp:
+    """A child ended more often than the intensity allows: the supervisor ends, and its parent decides.
 
-    address: Address
-    delay_s: float
+    Attributes:
+        path: the supervisor, from its application down.
+        child: the one whose end was too much.
+    """
+
+    scope: Scope
+    path: str
+    child: str
+    reason: str
     restarts_in_window: int
     window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationDeployed:
+    """`changes` says what this deployment started, stopped, restarted and upgraded."""
+
+    scope: Scope
+    name: str
+    version: int
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationRefused:
+    scope: Scope
+    name: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationRestarted:
+    """The node, or an operator, has started the application's tree again."""
+
+    scope: Scope
+    name: str
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationFailed:
+    """The top of the application's tree has ended; the node starts it again after `delay_s`."""
+
+    scope: Scope
+    name: str
+    reason: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationStopped:
+    """The tree has ended and is not started again: undeployed, or its significant children are done."""
+
+    scope: Scope
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeactivationRefused:
+    """A virtual actor stays resident because its state cannot be kept."""
+
+    address: Address
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FacetFault:
+    """A facet of somebody else's raised what it may not; of one actor and facet only the first time is told."""
+
+    address: Address
+    facet: str
+    hook: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRefused:
+    """A message nobody waits for was refused by its receiver: the sender cannot hear of it."""
+
+    address: Address
+    message_id: str
+    operation: str
+    code: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +265,15 @@ Event = (
     | ActorUpgraded
     | UpgradeRefused
     | ActorExited
-    | ActorRestartDelayed
+    | SupervisorGaveUp
+    | ApplicationDeployed
+    | ApplicationRefused
+    | ApplicationRestarted
+    | ApplicationFailed
+    | ApplicationStopped
+    | DeactivationRefused
+    | FacetFault
+    | MessageRefused
     | MessageExpired
     | FiberOffloaded
     | PermissionRefused

@@ -21,14 +21,21 @@ _GUEST_LEVELS: Final = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
-_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
+_DEBUG, _INFO, _WARNING, _ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
 
 def _exited(event: events.ActorExited) -> tuple[int, str]:
-    if event.orderly:
-        return _INFO, f"ended: {event.reason}"
+    """One line for an end and the restart that follows it, so that a crash loop is not a flood."""
     trace = f"\n{event.traceback.rstrip()}" if event.traceback else ""
-    return _WARNING, f"ended: {event.reason}{trace}"
+    ended = f"ended: {event.reason}" + (f" (linked to {event.cause})" if event.cause else "")
+    if event.restarts_in_window:
+        wait = f" in {event.delay_s:g} s" if event.delay_s else ""
+        return _WARNING, f"{ended}; is restarted{wait} ({event.restarts_in_window} of {event.restarts_max}){trace}"
+    if event.comes_back:
+        return _DEBUG, f"{ended}, to be started again with others"
+    if event.orderly:
+        return _DEBUG if event.passing else _INFO, ended
+    return _WARNING, f"{ended}{trace}"
 
 
 # Level and words of each kind of event.  A test walks all kinds.
@@ -41,13 +48,37 @@ LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
     ),
     events.DeploymentRefused: lambda e: (_WARNING, f"refused to deploy {e.actor_type}: {e.message} ({e.code})"),
     events.Undeployed: lambda e: (_INFO, f"undeployed {e.actor_type}"),
-    events.ActorStarted: lambda e: (_INFO, f"restarted ({e.restarts} so far)" if e.restarts else "started"),
+    events.ActorStarted: lambda e: (
+        _DEBUG if e.restarts or e.passing else _INFO,
+        f"restarted ({e.restarts} so far)" if e.restarts else "started",
+    ),
     events.ActorUpgraded: lambda e: (_INFO, f"goes on as {e.component_hash[:12]}"),
     events.UpgradeRefused: lambda e: (_WARNING, e.message),
     events.ActorExited: _exited,
-    events.ActorRestartDelayed: lambda e: (
+    events.SupervisorGaveUp: lambda e: (
         _ERROR,
-        f"restarted {e.restarts_in_window} times in {e.window_s:g} s: the next start waits {e.delay_s:g} s",
+        f"supervisor {e.path} ends: {e.child} ended ({e.reason}) after {e.restarts_in_window} restarts "
+        f"in {e.window_s:g} s",
+    ),
+    events.ApplicationDeployed: lambda e: (
+        _INFO,
+        f"deployed application {e.name} version {e.version} ({', '.join(e.changes) or 'nothing changed'})",
+    ),
+    events.ApplicationRefused: lambda e: (_WARNING, f"refused to deploy application {e.name}: {e.message} ({e.code})"),
+    events.ApplicationRestarted: lambda e: (_INFO, f"application {e.name} runs again ({e.restarts} restarts so far)"),
+    events.ApplicationFailed: lambda e: (
+        _ERROR,
+        f"application {e.name} failed: {e.reason}; the node starts it again in {e.delay_s:g} s",
+    ),
+    events.ApplicationStopped: lambda e: (_INFO, f"application {e.name} stopped: {e.reason}"),
+    events.DeactivationRefused: lambda e: (_WARNING, f"stays resident: {e.message}"),
+    events.FacetFault: lambda e: (
+        _ERROR,
+        f"facet {e.facet!r} failed in {e.hook}: {e.message} (further failures are not told)\n{e.traceback.rstrip()}",
+    ),
+    events.MessageRefused: lambda e: (
+        _INFO,
+        f"refused message {e.message_id} ({e.operation}), which nobody waits for: {e.message} ({e.code})",
     ),
     events.MessageExpired: lambda e: (_INFO, f"message {e.message_id} was not handled: nobody waits for it any more"),
     events.FiberOffloaded: lambda e: (

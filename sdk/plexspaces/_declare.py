@@ -207,7 +207,15 @@ _ARGUMENTS = """
     """
 actor: Any = _class_decorator("actor", "GenServer", "An actor that answers requests." + _ARGUMENTS)
 gen_server_actor: Any = _class_decorator("gen_server_actor", "GenServer", "The same as `actor`." + _ARGUMENTS)
-event_actor: Any = _class_decorator("event_actor", "GenEvent", "An actor that is told, seldom asked." + _ARGUMENTS)
+event_actor: Any = _class_decorator(
+    "event_actor",
+    "GenEvent",
+    """An actor that is told, seldom asked.
+
+    An event may have several handlers, `@handler("paid", "cast")` each: they run in the order they are written.  One
+    that raises is reported in the log; the others get the event, and the actor goes on."""
+    + _ARGUMENTS,
+)
 workflow_actor: Any = _class_decorator(
     "workflow_actor", "Workflow", "A long run with signals and queries." + _ARGUMENTS
 )
@@ -223,7 +231,11 @@ def fsm_actor(
     facets: Iterable[str] = (),
     version: int = 1,
 ) -> Any:
-    """A state machine.  Its state is the field `fsm_state`; assigning one that may not follow is refused.
+    """A state machine.  Its state is the field `fsm_state`, which is kept as `state()` fields are.
+
+    Assigning one that may not follow raises a `Refuse` with the code `illegal-transition`: unless the handler catches
+    it, the caller hears it, with `from`, `to` and `allowed`, and the operator reads of it in the log.  `fsm_state` and
+    everything after the assignment stay undone; what the handler did before it stands, as with every `Refuse`.
 
     Args:
         states: all states; without them nothing is enforced.

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from . import codec
 from ._annotations import suggest, to_json
-from .definition import FSM_FIELD, SLOW, ActorDefinition, Handler, InvalidArguments, Invoke
+from .definition import (
+    FSM_FIELD,
+    SLOW,
+    ActorDefinition,
+    Handler,
+    IllegalTransition,
+    InvalidArguments,
+    Invoke,
+)
 from .errors import Refuse
 
 SELF: Final = "_plexspaces"
@@ -104,7 +113,10 @@ class _FromEnvelope:
 
 
 class _MachineState:
-    """The field `fsm_state`, guarded by the machine's table: a step that is not in it is refused where it is made."""
+    """The field `fsm_state`, guarded by the machine's table: a step that is not in it is refused where it is made.
+
+    The operator hears of it too: whoever asked may not be one who reads.
+    """
 
     plexspaces = True
 
@@ -112,9 +124,14 @@ class _MachineState:
         return self if instance is None else instance.__dict__[FSM_FIELD]
 
     def __set__(self, instance: Any, value: Any) -> None:
-        definition: ActorDefinition = instance.__dict__[SELF].definition
+        dispatcher: Dispatcher = instance.__dict__[SELF]
+        definition = dispatcher.definition
         assert definition.machine is not None
-        definition.machine.check(definition.name, instance.__dict__[FSM_FIELD], value)
+        try:
+            definition.machine.check(definition.name, instance.__dict__[FSM_FIELD], value)
+        except IllegalTransition as refusal:
+            dispatcher.report("warn", f"illegal transition refused: {refusal.message}")
+            raise
         instance.__dict__[FSM_FIELD] = value
 
 
@@ -309,6 +326,9 @@ class Dispatcher:
                 known = definition.calls.get(operation) or definition.calls.get("*")
             case kinds.CAST:
                 known = definition.casts.get(operation) or definition.casts.get("*")
+                if known is not None and definition.events:
+                    self._notify(definition.events[known.operation], operation, arguments)
+                    return None
             case kinds.INFO:
                 self._signalled(operation, arguments)
                 return None
@@ -343,6 +363,35 @@ class Dispatcher:
             )
         return arguments
 
+    def _notify(self, several: tuple[Handler, ...], event: str, arguments: dict[str, Any]) -> None:
+        """Run every handler of an event.
+
+        One that fails is reported, keeps its place, and does not keep the event from the others.  Exhausted memory is
+        not theirs to survive: it ends the actor.
+
+        Raises:
+            Refuse: every one of them refused the event.
+        """
+        refusals: list[tuple[Handler, Refuse]] = []
+        for known in several:
+            try:
+                self._thoroughly(known, event, arguments)
+            except MemoryError:
+                raise
+            except Refuse as refusal:
+                refusals.append((known, refusal))
+            except Exception as error:  # noqa: BLE001  the others are to hear of the event
+                self.report("error", f"{known.method} failed:\n{''.join(traceback.format_exception(error)).rstrip()}")
+        if len(refusals) == len(several):
+            raise refusals[0][1]
+        for known, refused in refusals:
+            self.report("warn", f"{known.method} refused the event: {refused.message}")
+
+    def report(self, level: str, text: str) -> None:
+        """Write a line about the message at hand."""
+        where = f"{self.envelope.op}: " if self.envelope is not None else ""
+        self._log(level, where + text)
+
     def _signalled(self, operation: str, arguments: dict[str, Any]) -> None:
         definition = self.definition
         names = (operation, f"__{operation}__", operation.strip("_"))
@@ -357,6 +406,9 @@ class Dispatcher:
                         f"{prefix}_from": arguments.get("actor_id", ""),
                         f"{prefix}_reason": arguments.get("reason", ""),
                     }
+                elif name in definition.events:
+                    self._notify(definition.events[name], operation, arguments)
+                    return
                 break
         else:
             known = definition.info or definition.casts.get("*")
@@ -426,8 +478,7 @@ class Dispatcher:
             if arguments:
                 self._log(
                     "warn",
-                    f"{self.definition.name} has no @init_handler: its arguments "
-                    f"({', '.join(arguments)}) reach nobody",
+                    f"{self.definition.name} has no @init_handler: its arguments ({', '.join(arguments)}) reach nobody",
                 )
             return
         fields = known.parameters.fields

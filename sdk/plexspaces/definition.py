@@ -60,6 +60,10 @@ class InvalidArguments(Refuse):
     """The message's arguments do not fit the handler."""
 
 
+class IllegalTransition(Refuse):
+    """A state machine was to go where its table does not lead."""
+
+
 # Told by a compiled invoker when the message needs the thorough path: a conversion, or a refusal to be worded.
 SLOW: Final = object()
 Invoke = Callable[[Any, dict[str, Any]], Any]
@@ -192,12 +196,10 @@ class Machine:
         allowed = self.states if self.transitions is None else sorted(self.transitions.get(before, ()))
         if after not in allowed:
             choices = ", ".join(repr(choice) for choice in allowed) or "nothing"
-            raise Refuse(
+            raise IllegalTransition(
                 "illegal-transition",
                 f"{name} is in state {before!r}: {after!r} may not follow, only {choices}",
-                state=before,
-                wanted=after,
-                allowed=list(allowed),
+                **{"from": before, "to": after, "allowed": list(allowed)},
             )
 
 
@@ -221,6 +223,8 @@ class ActorDefinition:
     terminate: Handler | None
     migrations: Mapping[int, Callable[..., Any]]
     machine: Machine | None
+    # Of a GenEvent: all handlers of an event, in the order they were written; `casts` has the first.
+    events: Mapping[str, tuple[Handler, ...]] = field(default_factory=dict)
     types: Mapping[str, type] = field(default_factory=dict)
 
     @classmethod
@@ -259,6 +263,8 @@ class ActorDefinition:
             result["run"] = self.run.describe() if self.run is not None else None
             result["signals"] = {name: known.describe() for name, known in self.signals.items()}
             result["queries"] = {name: known.describe() for name, known in self.queries.items()}
+        if self.behaviour == "GenEvent":
+            result["events"] = {name: [known.method for known in several] for name, several in self.events.items()}
         if self.machine is not None:
             table = self.machine.transitions
             result["fsm"] = {
@@ -339,6 +345,8 @@ class _Judge:
         self.cls = cls
         self.issues: list[Issue] = []
         self._shapes = Shapes()
+        # Filled where an event may have several handlers.
+        self._events: dict[str, list[Handler]] | None = None
 
     def issue(self, where: Where, message: str, remedy: str) -> None:
         self.issues.append(Issue(where.file, where.line, message, remedy))
@@ -355,6 +363,8 @@ class _Judge:
         self._lost_methods(record)
         self._construction(record)
         machine = self._machine(record)
+        if record.behaviour == "GenEvent":
+            self._events = {}
         states = self._states(record, machine)
         marks = self._marked()
         tables: dict[str, dict[str, Handler]] = {"call": {}, "cast": {}, "signal": {}, "query": {}}
@@ -409,6 +419,7 @@ class _Judge:
             terminate=single.get("terminate"),
             migrations=migrations,
             machine=machine,
+            events={name: tuple(several) for name, several in (self._events or {}).items()},
         )
 
     # -- the class ---------------------------------------------------------------------------------------
@@ -491,13 +502,15 @@ class _Judge:
                     codec.encode(default, f"state.{name}")
                 except codec.UnsupportedType as error:
                     self.issue(declared.where, str(error), "Keep plain data in state")
-        if machine is not None:
+        if record.behaviour == "GenStateMachine":
             declared_fsm = fields.get(FSM_FIELD)
             if declared_fsm is None:
-                added = StateField(machine.initial, UNSET, record.where)
-                added.name = FSM_FIELD
-                fields[FSM_FIELD] = added
-            elif declared_fsm.default not in (UNSET, "", machine.initial):
+                plain = inspect.getattr_static(self.cls, FSM_FIELD, "")
+                first = plain if isinstance(plain, str) else ""
+                declared_fsm = StateField(first or (machine.initial if machine else ""), UNSET, record.where)
+                declared_fsm.name = FSM_FIELD
+                fields[FSM_FIELD] = declared_fsm
+            if machine is not None and declared_fsm.default not in (UNSET, "", machine.initial):
                 self.issue(
                     declared_fsm.where,
                     f"fsm_state begins as {declared_fsm.default!r}, but initial={machine.initial!r}",
@@ -628,7 +641,17 @@ class _Judge:
         for operation in operations:
             known = self._make(operation, name, function, mark, chosen, catch_all=operation == "*")
             for kind in chosen:
-                self._enter(tables[kind], operation, known)
+                if kind == "cast" and self._events is not None:
+                    self._subscribe(self._events, operation, known)
+                    tables[kind].setdefault(operation, known)
+                else:
+                    self._enter(tables[kind], operation, known)
+
+    def _subscribe(self, events: dict[str, list[Handler]], event: str, handler: Handler) -> None:
+        several = events.setdefault(event, [])
+        if any(other.method == handler.method for other in several):
+            self.issue(handler.where, f"{handler.method} handles {event!r} twice", "Name the event once")
+        several.append(handler)
 
     def _enter(self, table: dict[str, Handler], operation: str, handler: Handler) -> None:
         other = table.get(operation)
@@ -638,7 +661,9 @@ class _Judge:
             self.issue(
                 handler.where,
                 f"{operation!r} is handled twice, by {other.method} (line {other.where.line}) and {handler.method}",
-                "Rename or remove one of them",
+                "Rename or remove one of them"
+                if self._events is None
+                else 'An ask has one answer: write @handler(name, "cast") before those that are only told',
             )
 
     def _named(

@@ -272,27 +272,44 @@ def _spawn(actor_type: str, key: str, args: Any, link: bool, monitor: bool) -> t
 
 
 def stop(actor_id: str, reason: str = "shutdown") -> None:
-    """Ask an actor to end.  It finishes the message it is handling."""
+    """Ask an actor to end.  It finishes the message it is handling.
+
+    Args:
+        reason: `normal` and `shutdown` are orderly; any other text counts as a crash.
+
+    Raises:
+        ActorNotFound
+    """
     _do(_imports.current.lifecycle.stop, actor_id, reason)
 
 
 def link(actor_id: str) -> None:
-    """Tie two fates: when one ends other than normally, so does the other (or gets `EXIT`, if it traps exits)."""
+    """Tie two fates: when one ends other than normally, so does the other (or gets `EXIT`, if it traps exits).
+
+    Linking to a dead actor is to hear of its end at once, with the reason `noproc`.
+
+    Raises:
+        LimitExceeded: `links_per_actor_max`, at either end.
+    """
     _do(_imports.current.lifecycle.link, actor_id)
 
 
 def unlink(actor_id: str) -> None:
-    """Undo `link`."""
+    """Undo `link`.  No `EXIT` of that actor comes any more, not even one that waits already."""
     _do(_imports.current.lifecycle.unlink, actor_id)
 
 
 def monitor(actor_id: str) -> str:
-    """One `DOWN` message when it ends, at once if it is dead already; the reference."""
+    """One `DOWN` message when it ends, at once if it is dead already; the reference.
+
+    Raises:
+        LimitExceeded: `monitors_per_actor_max`.
+    """
     return _do(_imports.current.lifecycle.monitor, actor_id)
 
 
 def demonitor(monitor_ref: str) -> None:
-    """Undo `monitor`."""
+    """Undo `monitor`.  No `DOWN` of it comes any more, not even one that waits already."""
     _do(_imports.current.lifecycle.demonitor, monitor_ref)
 
 
@@ -328,17 +345,17 @@ def random_bytes(count: int) -> bytes:
 
 
 def send_after(delay_ms: int, op: str, payload: Any = None) -> str:
-    """One message to oneself after so many milliseconds; the timer's id."""
+    """One message to oneself after so many milliseconds, at most a year; the timer's id."""
     return _do(_imports.current.timers.send_after, delay_ms, op, _arguments(payload))
 
 
 def send_interval(interval_ms: int, op: str, payload: Any = None) -> str:
-    """A message to oneself every so many milliseconds; the timer's id."""
+    """A message to oneself every so many milliseconds; the timer's id.  While one waits, the next are skipped."""
     return _do(_imports.current.timers.send_interval, interval_ms, op, _arguments(payload))
 
 
 def cancel_timer(timer_id: str) -> bool:
-    """True when it was still pending: its message will not come."""
+    """True when it was still pending: its message will not come, even if it waits in the mailbox."""
     return _do(_imports.current.timers.cancel, timer_id)
 
 
@@ -613,7 +630,7 @@ class _ProcessGroups:
         return _do(_imports.current.process_groups.first, group)
 
     def broadcast(self, group: str, op: str, payload: Any = None) -> int:
-        """Send to every member but the caller; how many it was sent to."""
+        """Send to every member but the caller; how many took it.  Full ones are left out, and nobody waits."""
         return _do(_imports.current.process_groups.broadcast, group, op, _arguments(payload))
 
 
@@ -624,7 +641,13 @@ class _Registry:
     """Finding actors by what they are."""
 
     def find(self, actor_type: str = "", capability: str = "", label: str = "", limit: int = 0) -> list[dict[str, Any]]:
-        """Actors that match all given fields: `actor_id`, `actor_type`, `labels`."""
+        """Living actors that match all given fields: `actor_id`, `actor_type`, `labels`.
+
+        Args:
+            capability: an interface that the actor may call.
+            label: `name` or `name=value`.
+            limit: at most so many, up to 1,000; 0 takes 100.
+        """
         interface = _imports.current.registry
         entries = _do(interface.find, interface.Query(actor_type, capability, label, limit))
         return [

@@ -36,6 +36,7 @@ from typing import Any, Final
 from . import _imports, codec, host
 from ._bindings.componentize_py_types import Err, Ok
 from ._bindings.wit_world.imports import types
+from ._guest import INTERFACES
 from ._version import __version__
 from ._world import make_world
 from .definition import ActorDefinition
@@ -46,6 +47,18 @@ __all__ = ["Exit", "LogLine", "TestActor", "TestNode"]
 ASK_TIMEOUT_MS: Final = 30_000
 START_NS: Final = 1_700_000_000_000_000_000
 DELIVERIES_MAX: Final = 100_000
+# The node's defaults.
+LIMITS: Final[Mapping[str, int]] = {
+    "links_per_actor_max": 10_000,
+    "monitors_per_actor_max": 10_000,
+    "timers_per_actor_max": 10_000,
+    "groups_per_actor_max": 1_000,
+    "labels_per_actor_max": 64,
+}
+_DELAY_MS_MAX: Final = 365 * 24 * 3_600 * 1_000
+_TEXT_BYTES_MAX: Final = 256
+_ENTRIES_MAX: Final = 1_000
+_REASON_CHARS_MAX: Final = 1_000
 _RANDOM_BYTES_MAX: Final = 65_536
 _KEYS_MAX: Final = 1_000
 
@@ -61,12 +74,40 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The end of an incarnation of an actor."""
+    """The end of an incarnation of an actor.
+
+    Attributes:
+        reason: `normal`, `shutdown`, `killed`, `crashed`, ...
+        message: of a crash, for a person.
+        kind: of a crash: the exception's type, or `stopped`.
+        cause: the actor whose end came to this one through a link, "" when it ended by itself.
+    """
 
     actor_id: str
     reason: str
     message: str = ""
     traceback: str = ""
+    kind: str = ""
+    cause: str = ""
+
+    @property
+    def text(self) -> str:
+        """The reason as others are told of it."""
+        if self.reason != "crashed":
+            return self.reason
+        message = self.message.removeprefix(f"{self.kind}: ")
+        return f"crashed({self.kind}, {message})" if message else f"crashed({self.kind})"
+
+    @property
+    def orderly(self) -> bool:
+        """It is not started again after this."""
+        return self.reason in ("normal", "shutdown")
+
+
+def _stopped(actor_id: str, reason: str) -> Exit:
+    if reason in ("normal", "shutdown"):
+        return Exit(actor_id, reason)
+    return Exit(actor_id, "crashed", reason, kind="stopped") if reason else Exit(actor_id, "shutdown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +116,20 @@ class _Deployed:
     role: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class _Timer:
+    id: str
+    cell: _Cell
+    op: str
+    payload: str
+    due_ns: int
+    interval_ns: int
+    context: str
+
+
+@dataclass(slots=True, eq=False)
 class _Cell:
-    """An actor: identity, mailbox, and the world of its present incarnation."""
+    """An actor: identity, mailbox, and the world and books of its present incarnation."""
 
     actor_id: str
     deployed: _Deployed
@@ -88,11 +140,17 @@ class _Cell:
     alive: bool = False
     saved: str | None = None
     mailbox: deque[Any] = field(default_factory=deque)
+    notices: deque[Any] = field(default_factory=deque)  # DOWN and EXIT: these go first
     links: dict[str, None] = field(default_factory=dict)
-    monitors: dict[str, str] = field(default_factory=dict)  # reference -> who watches
+    watching: dict[str, str] = field(default_factory=dict)  # reference -> who is watched
+    watchers: dict[str, str] = field(default_factory=dict)  # reference -> who watches
+    timers: dict[str, _Timer] = field(default_factory=dict)
+    # What the node tells it, by message id, until it is handled: whatever is not in here any more is void.
+    told: dict[str, tuple[str, str]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     trap_exit: bool = False
-    stopping: str | None = None
+    spawner: str = ""  # until it is up
+    stopping: Exit | None = None
     doomed: Exit | None = None  # its end, which waits for the handler that is on the stack
     deadline_ns: int | None = None
     context: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +159,21 @@ class _Cell:
     @property
     def definition(self) -> ActorDefinition:
         return self.deployed.definitions[self.deployed.role]
+
+    def told_of(self, what: str) -> list[str]:
+        """The messages of this kind that wait."""
+        return [message_id for message_id, (kind, _) in self.told.items() if kind == what]
+
+    def take_back(self, what: str, of: str) -> bool:
+        """Make void what waits to tell it of this; whether anything did."""
+        waiting = [message_id for message_id, about in self.told.items() if about == (what, of)]
+        for message_id in waiting:
+            del self.told[message_id]
+        return bool(waiting)
+
+
+class _Killed(BaseException):
+    """Unwinds the handler of an actor that a host call has ended."""
 
 
 class _Failed(Exception):
@@ -113,6 +186,29 @@ class _Failed(Exception):
 
 def _error(code: str, message: str, /, **details: Any) -> Exception:
     return Err(types.Error(types.ErrorCode[code.upper().replace("-", "_")], message, json.dumps(details)))
+
+
+def _refuse_more(cell: _Cell, limit: str, used: int) -> None:
+    if used >= LIMITS[limit]:
+        raise _error(
+            "limit-exceeded",
+            f"actor {cell.actor_id!r} has {used}, as many as it may: see {limit}",
+            limit=limit,
+            value=LIMITS[limit],
+        )
+
+
+def _crash(cell: _Cell, failure: Any) -> Exit:
+    return Exit(cell.actor_id, "crashed", failure.message, failure.traceback, kind=failure.code)
+
+
+def _cut(reason: str) -> str:
+    return reason if len(reason) <= _REASON_CHARS_MAX else reason[: _REASON_CHARS_MAX - 3] + "..."
+
+
+def _check_text(what: str, text: str) -> None:
+    if not 1 <= len(text.encode()) <= _TEXT_BYTES_MAX:
+        raise _error("invalid-argument", f"{what} has 1 to {_TEXT_BYTES_MAX} bytes, not {len(text.encode())}")
 
 
 class TestActor:
@@ -182,8 +278,11 @@ class TestActor:
         node.settle()
 
     def stop(self, reason: str = "shutdown") -> None:
-        """Let it end for good."""
-        self._node._stop(self._node._living(self.actor_id), reason)
+        """Let it end for good, as an operator does."""
+        cell = self._node._living(self.actor_id)
+        restart, cell.restart = cell.restart, False
+        self._node._stop(cell, _stopped(self.actor_id, reason))
+        cell.restart = restart
         self._node.settle()
 
 
@@ -207,7 +306,9 @@ class TestNode:
         self._types: dict[str, _Deployed] = {}
         self._cells: dict[str, _Cell] = {}
         self._stack: list[_Cell] = []
-        self._timers: list[tuple[int, int, str, str, str, str, int]] = []
+        self._timers: list[tuple[int, int, _Timer]] = []
+        self._ended: deque[tuple[_Cell, Exit, bool]] = deque()
+        self._telling = False
         self._groups: dict[str, dict[str, None]] = {}
         self._values: dict[tuple[str, str], tuple[str, int | None]] = {}
         self._replies: dict[str, str] = {}
@@ -320,7 +421,7 @@ class TestNode:
         if self._stack:
             return
         for _ in range(DELIVERIES_MAX):
-            cell = next((cell for cell in self._cells.values() if cell.alive and cell.mailbox), None)
+            cell = next((cell for cell in self._cells.values() if cell.alive and (cell.notices or cell.mailbox)), None)
             if cell is None:
                 return
             self._deliver_next(cell)
@@ -335,13 +436,28 @@ class TestNode:
 
     def _fire_due(self) -> None:
         while self._timers and self._timers[0][0] <= self._elapsed_ns:
-            due, _, timer_id, actor_id, op, payload, interval_ns = heapq.heappop(self._timers)
-            if interval_ns:
-                entry = (due + interval_ns, next(self._ids), timer_id, actor_id, op, payload, interval_ns)
-                heapq.heappush(self._timers, entry)
-            cell = self._cells.get(actor_id)
-            if cell is not None and cell.alive:
-                cell.mailbox.append(self._envelope(types.MessageKind.INFO, op, payload, actor_id, ""))
+            _, _, timer = heapq.heappop(self._timers)
+            cell = timer.cell
+            if cell.timers.get(timer.id) is timer:
+                envelope = self._envelope(types.MessageKind.INFO, timer.op, timer.payload, cell.actor_id, timer.context)
+                cell.told[envelope.id] = ("timer", timer.id)
+                cell.mailbox.append(envelope)
+
+    def _arm(self, timer: _Timer) -> None:
+        heapq.heappush(self._timers, (timer.due_ns, next(self._ids), timer))
+
+    def _claim(self, cell: _Cell, envelope: Any) -> bool:
+        """A message of the node's has come to be handled; False when it is void."""
+        what, of = cell.told.pop(envelope.id, ("", ""))
+        if what == "timer":
+            timer = cell.timers[of]
+            if timer.interval_ns:
+                # The next tick on the grid of the first: those that came while this one waited are skipped.
+                timer.due_ns += timer.interval_ns * (1 + (self._elapsed_ns - timer.due_ns) // timer.interval_ns)
+                self._arm(timer)
+            else:
+                del cell.timers[of]
+        return what != ""
 
     # -- messages ----------------------------------------------------------------------------------------
 
@@ -394,7 +510,7 @@ class TestNode:
         deadline = own if deadline_ns is None else min(own, deadline_ns)
         context = {**context, "deadline_ms": (self._start_ns + deadline) // 1_000_000}
         envelope = self._envelope(kind, op, payload, sender, json.dumps(context))
-        while cell.alive and cell.mailbox:  # what came first is handled first
+        while cell.alive and (cell.notices or cell.mailbox):  # what came first is handled first
             self._deliver_next(cell)
         if not cell.alive:
             raise _error("actor-exited", f"{to} ended before it came to the message")
@@ -418,11 +534,15 @@ class TestNode:
         return _error("handler-crashed", f"{cell.actor_id} crashed: {failure.message}", type=failure.code)
 
     def _deliver_next(self, cell: _Cell) -> None:
-        envelope = cell.mailbox.popleft()
+        envelope = (cell.notices or cell.mailbox).popleft()
         if envelope.kind is types.MessageKind.CALL:
             raise AssertionError("calls are run at once and never wait in a mailbox")
+        if envelope.kind is types.MessageKind.INFO and not self._claim(cell, envelope):
+            return
         try:
             self._run(cell, envelope, None)
+        except Err:
+            pass  # it was ended in the middle: nobody waits for an answer
         except _Failed as failed:
             if failed.failure.kind is types.FailureKind.REFUSED:
                 line = f"refused {envelope.op!r}: {failed.failure.message}"
@@ -435,13 +555,14 @@ class TestNode:
         try:
             reply: str | None = self._export(cell, "handle", envelope)
         except _Failed as failed:
-            if failed.failure.kind is types.FailureKind.CRASHED:
-                failure = failed.failure
-                self._end(cell, Exit(cell.actor_id, "crashed", failure.message, failure.traceback))
-            raise
-        if cell.doomed is not None:
-            self._end(cell, cell.doomed)
-            return reply
+            failure = failed.failure
+            if cell.doomed is None:
+                if failure.kind is types.FailureKind.CRASHED:
+                    self._end(cell, _crash(cell, failure))
+                raise
+        if (doomed := cell.doomed) is not None:
+            self._end(cell, doomed)
+            raise _error("actor-exited", f"actor {cell.actor_id!r} ended ({doomed.text}) before it replied")
         if durable and cell.alive:
             cell.saved = self._export(cell, "get_state")
         if cell.stopping is not None:
@@ -472,7 +593,16 @@ class TestNode:
         with self._translated():
             return self._find(actor_id)
 
-    def _spawn(self, actor_type: str, actor_id: str, args: str, facets: str, *, restart: bool) -> _Cell:
+    def _spawn(
+        self,
+        actor_type: str,
+        actor_id: str,
+        args: str,
+        facets: str,
+        *,
+        restart: bool,
+        created: Callable[[_Cell], None] | None = None,
+    ) -> _Cell:
         deployed = self._types.get(actor_type)
         if deployed is None:
             known = ", ".join(self._types) or "none"
@@ -483,6 +613,9 @@ class TestNode:
         cell = _Cell(actor_id, deployed, args, facets, restart)
         cell.imports = _Imports(self, cell)
         self._cells[actor_id] = cell
+        cell.alive = True
+        if created is not None:
+            created(cell)
         try:
             self._start(cell, keep_state=False)
         except _Failed as failed:
@@ -492,7 +625,6 @@ class TestNode:
 
     def _start(self, cell: _Cell, *, keep_state: bool) -> None:
         cell.world = make_world(cell.deployed.definitions, types, Err, version=__version__)
-        cell.trap_exit, cell.stopping, cell.doomed = False, None, None
         restored = keep_state and cell.saved is not None
         config = types.InitConfig(cell.actor_id, cell.deployed.role, cell.args, restored, cell.facets)
         cell.alive = True
@@ -501,39 +633,61 @@ class TestNode:
                 self._export(cell, "set_state", config, cell.saved)
             self._export(cell, "init", config)
         except _Failed as failed:
-            cell.alive = False
-            failure = failed.failure
-            self.exits.append(Exit(cell.actor_id, "crashed", failure.message, failure.traceback))
+            self._end(cell, cell.doomed or _crash(cell, failed.failure), restart=False)
             raise
+        cell.spawner = ""
         if "durability" in cell.definition.facets:
             cell.saved = self._export(cell, "get_state")
 
-    def _end(self, cell: _Cell, exit_: Exit) -> None:
-        """An incarnation is over: tell links and monitors, and start the next one."""
+    def _end(self, cell: _Cell, exit_: Exit, *, restart: bool = True) -> None:
+        """An incarnation is over: gone from everywhere at once, told of in the order of the ends, then started anew."""
+        if not cell.alive:
+            return
         cell.alive = False
         self.exits.append(exit_)
-        self._timers = [timer for timer in self._timers if timer[3] != cell.actor_id]
-        heapq.heapify(self._timers)
+        cell.timers, cell.told, cell.labels = {}, {}, {}
+        cell.notices.clear()
         for members in self._groups.values():
             members.pop(cell.actor_id, None)
-        monitors, cell.monitors = cell.monitors, {}
+        self._ended.append((cell, exit_, restart))
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._ended:
+                self._tell(*self._ended.popleft())
+        finally:
+            self._telling = False
+
+    def _tell(self, cell: _Cell, exit_: Exit, restart: bool) -> None:
         links, cell.links = cell.links, {}
-        for reference, watcher in monitors.items():
-            self._signal(watcher, "DOWN", {"monitor_ref": reference, "actor_id": cell.actor_id, "reason": exit_.reason})
+        watchers, cell.watchers = cell.watchers, {}
+        watching, cell.watching = cell.watching, {}
+        never_up, cell.spawner = cell.spawner, ""
+        for reference, watched in watching.items():
+            if (other := self._cells.get(watched)) is not None:
+                other.watchers.pop(reference, None)
         for other_id in links:
             other = self._cells.get(other_id)
-            if other is None or not other.alive:
+            if other is None or other.links.pop(cell.actor_id, "none") == "none" or not other.alive:
                 continue
-            other.links.pop(cell.actor_id, None)
+            if other_id == never_up:
+                continue
             if other.trap_exit:
-                self._signal(other_id, "EXIT", {"actor_id": cell.actor_id, "reason": exit_.reason})
+                self._tell_exit(other, cell.actor_id, exit_.text)
             elif exit_.reason != "normal":
-                end = Exit(other_id, exit_.reason, f"linked to {cell.actor_id}")
-                if other in self._stack:
-                    other.doomed = end
-                else:
-                    self._end(other, end)
-        if cell.restart and exit_.reason not in ("normal", "shutdown"):
+                self._doom(
+                    other,
+                    Exit(other_id, exit_.reason, exit_.message, kind=exit_.kind, cause=exit_.cause or cell.actor_id),
+                )
+        for reference, watcher_id in watchers.items():
+            watcher = self._cells.get(watcher_id)
+            if watcher is None or watcher.watching.pop(reference, None) is None:
+                continue
+            if watcher.alive and watcher_id != never_up:
+                self._tell_down(watcher, reference, cell.actor_id, exit_.text)
+        cell.trap_exit, cell.stopping, cell.doomed = False, None, None
+        if restart and cell.restart and not exit_.orderly:
             keep = "durability" in cell.definition.facets
             try:
                 self._start(cell, keep_state=keep)
@@ -541,23 +695,35 @@ class TestNode:
                 # What a supervisor would hear; here the exit that `_start` has noted says it.
                 self.logs.append(LogLine(cell.actor_id, "error", f"could not restart: {failed.failure.message}"))
 
-    def _stop(self, cell: _Cell, reason: str) -> None:
+    def _doom(self, cell: _Cell, exit_: Exit) -> None:
+        """End an actor whatever it is doing: once its handler is off the stack, for this is plain Python."""
+        if cell not in self._stack:
+            self._end(cell, exit_)
+        elif cell.doomed is None:
+            cell.doomed = exit_
+
+    def _stop(self, cell: _Cell, exit_: Exit) -> None:
         if cell in self._stack:
-            cell.stopping = reason  # it finishes the message it is handling
+            cell.stopping = exit_  # it finishes the message it is handling
             return
         cell.stopping = None
         try:
-            self._export(cell, "terminate", reason)
+            self._export(cell, "terminate", exit_.text)
         except _Failed as failed:
             self.logs.append(LogLine(cell.actor_id, "error", f"terminate failed: {failed.failure.message}"))
-        restart, cell.restart = cell.restart, False
-        self._end(cell, Exit(cell.actor_id, reason))
-        cell.restart = restart
+        self._end(cell, exit_)
 
-    def _signal(self, to: str, op: str, payload: dict[str, Any]) -> None:
-        cell = self._cells.get(to)
-        if cell is not None and cell.alive:
-            cell.mailbox.append(self._envelope(types.MessageKind.INFO, op, json.dumps(payload), "", ""))
+    def _tell_exit(self, cell: _Cell, whose: str, reason: str) -> None:
+        payload = {"actor_id": whose, "reason": _cut(reason)}
+        envelope = self._envelope(types.MessageKind.INFO, "EXIT", json.dumps(payload), "", "")
+        cell.told[envelope.id] = ("EXIT", whose)
+        cell.notices.append(envelope)
+
+    def _tell_down(self, cell: _Cell, reference: str, whose: str, reason: str) -> None:
+        payload = {"monitor_ref": reference, "actor_id": whose, "reason": _cut(reason)}
+        envelope = self._envelope(types.MessageKind.INFO, "DOWN", json.dumps(payload), "", "")
+        cell.told[envelope.id] = ("DOWN", reference)
+        cell.notices.append(envelope)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -646,48 +812,86 @@ class _Lifecycle(_Interface):
         return self._cell.actor_id
 
     def spawn(self, options: Any) -> Any:
-        key = options.key or f"t{next(self._node._ids)}"
-        actor_id = f"{options.actor_type}/{key}"
-        child = self._node._spawn(options.actor_type, actor_id, options.args, "{}", restart=True)
+        node, cell = self._node, self._cell
+        key = options.key or f"t{next(node._ids)}"
+        actor_id = options.actor_type if key == "default" else f"{options.actor_type}/{key}"
+        if not isinstance(json.loads(options.args), dict):
+            raise _error("invalid-argument", "the arguments of a new actor are a JSON object")
         if options.link:
-            self.link(child.actor_id)
-        reference = self.monitor(child.actor_id) if options.monitor else ""
+            self._refuse_more_links(cell)
+        reference = f"ref-{next(node._ids)}" if options.monitor else ""
+
+        def created(child: _Cell) -> None:
+            # From its first moment; its start failing is the caller's answer, not also an EXIT or a DOWN.
+            child.spawner = cell.actor_id
+            if options.link:
+                self._tie(child)
+            if options.monitor:
+                self._watch(child, reference)
+
+        child = node._spawn(options.actor_type, actor_id, options.args, "{}", restart=False, created=created)
         return self._bindings.Spawned(child.actor_id, reference)
 
     def stop(self, actor_id: str, reason: str) -> None:
-        self._node._stop(self._node._find(actor_id), reason)
+        self._node._stop(self._node._find(actor_id), _stopped(actor_id, reason))
 
     def link(self, actor_id: str) -> None:
-        other = self._node._cells.get(actor_id)
-        if other is None or not other.alive:
-            self._node._signal(self._cell.actor_id, "EXIT", {"actor_id": actor_id, "reason": "noproc"})
+        cell, other = self._cell, self._living(actor_id)
+        if other is cell or actor_id in cell.links:
             return
-        self._cell.links[actor_id] = None
-        other.links[self._cell.actor_id] = None
+        if other is not None:
+            self._tie(other)
+            return
+        if cell.trap_exit:
+            self._refuse_more_links(cell)
+            self._node._tell_exit(cell, actor_id, "noproc")
+            return
+        self._node._doom(cell, Exit(cell.actor_id, "noproc", cause=actor_id))
+        raise _Killed
 
     def unlink(self, actor_id: str) -> None:
         self._cell.links.pop(actor_id, None)
+        self._cell.take_back("EXIT", actor_id)
         other = self._node._cells.get(actor_id)
         if other is not None:
             other.links.pop(self._cell.actor_id, None)
 
     def monitor(self, actor_id: str) -> str:
+        cell, other = self._cell, self._living(actor_id)
+        _refuse_more(cell, "monitors_per_actor_max", len(cell.watching) + len(cell.told_of("DOWN")))
         reference = f"ref-{next(self._node._ids)}"
-        other = self._node._cells.get(actor_id)
-        if other is None or not other.alive:
-            payload = {"monitor_ref": reference, "actor_id": actor_id, "reason": "noproc"}
-            self._node._signal(self._cell.actor_id, "DOWN", payload)
-        else:
-            other.monitors[reference] = self._cell.actor_id
+        if other is None:
+            self._node._tell_down(cell, reference, actor_id, "noproc")
+        elif other is not cell:
+            self._watch(other, reference)
         return reference
 
     def demonitor(self, monitor_ref: str) -> None:
-        for other in self._node._cells.values():
-            other.monitors.pop(monitor_ref, None)
+        watched = self._node._cells.get(self._cell.watching.pop(monitor_ref, ""))
+        if watched is not None:
+            watched.watchers.pop(monitor_ref, None)
+        self._cell.take_back("DOWN", monitor_ref)
 
     def trap_exit(self, enabled: bool) -> bool:
         before, self._cell.trap_exit = self._cell.trap_exit, enabled
         return before
+
+    def _living(self, actor_id: str) -> _Cell | None:
+        other = self._node._cells.get(actor_id)
+        return other if other is not None and other.alive else None
+
+    def _tie(self, other: _Cell) -> None:
+        for one in (self._cell, other):
+            self._refuse_more_links(one)
+        self._cell.links[other.actor_id] = None
+        other.links[self._cell.actor_id] = None
+
+    def _watch(self, other: _Cell, reference: str) -> None:
+        self._cell.watching[reference] = other.actor_id
+        other.watchers[reference] = self._cell.actor_id
+
+    def _refuse_more_links(self, cell: _Cell) -> None:
+        _refuse_more(cell, "links_per_actor_max", len(cell.links) + len(cell.told_of("EXIT")))
 
 
 class _Timers(_Interface):
@@ -702,18 +906,20 @@ class _Timers(_Interface):
         return self._add(interval_ms, op, payload, interval_ms * 1_000_000)
 
     def _add(self, delay_ms: int, op: str, payload: str, interval_ns: int) -> str:
-        node = self._node
-        number = next(node._ids)
-        timer_id = f"timer-{number}"
-        due = node._elapsed_ns + delay_ms * 1_000_000
-        heapq.heappush(node._timers, (due, number, timer_id, self._cell.actor_id, op, payload, interval_ns))
-        return timer_id
+        node, cell = self._node, self._cell
+        if delay_ms > _DELAY_MS_MAX:
+            raise _error("invalid-argument", f"{delay_ms} ms is too much: at most a year")
+        _refuse_more(cell, "timers_per_actor_max", len(cell.timers))
+        due_ns = node._elapsed_ns + delay_ms * 1_000_000
+        context = json.dumps(_inherited(cell.context))
+        timer = _Timer(f"timer-{next(node._ids)}", cell, op, payload, due_ns, interval_ns, context)
+        cell.timers[timer.id] = timer
+        node._arm(timer)
+        return timer.id
 
     def cancel(self, timer_id: str) -> bool:
-        before = len(self._node._timers)
-        self._node._timers = [timer for timer in self._node._timers if timer[2] != timer_id]
-        heapq.heapify(self._node._timers)
-        return len(self._node._timers) < before
+        self._cell.take_back("timer", timer_id)
+        return self._cell.timers.pop(timer_id, None) is not None
 
 
 class _Clock(_Interface):
@@ -758,7 +964,12 @@ class _ProcessGroups(_Interface):
     name = "process_groups"
 
     def join(self, group: str) -> None:
-        self._node._groups.setdefault(group, {})[self._cell.actor_id] = None
+        _check_text("the name of a group", group)
+        members = self._node._groups.setdefault(group, {})
+        if self._cell.actor_id not in members:
+            joined = sum(self._cell.actor_id in others for others in self._node._groups.values())
+            _refuse_more(self._cell, "groups_per_actor_max", joined)
+            members[self._cell.actor_id] = None
 
     def leave(self, group: str) -> None:
         self._node._groups.get(group, {}).pop(self._cell.actor_id, None)
@@ -774,9 +985,7 @@ class _ProcessGroups(_Interface):
         others = [member for member in self.members(group) if member != cell.actor_id]
         context = json.dumps(_inherited(cell.context))
         for member in others:
-            self._node._post(
-                member, self._node._envelope(types.MessageKind.CAST, op, payload, cell.actor_id, context)
-            )
+            self._node._post(member, self._node._envelope(types.MessageKind.CAST, op, payload, cell.actor_id, context))
         return len(others)
 
 
@@ -784,24 +993,34 @@ class _Registry(_Interface):
     name = "registry"
 
     def find(self, query: Any) -> list[Any]:
+        if query.limit > _ENTRIES_MAX:
+            raise _error("invalid-argument", f"limit = {query.limit} is too much: at most {_ENTRIES_MAX} entries")
+        name, equals, value = query.label.partition("=")
         found = []
         for cell in self._node._cells.values():
             actor_type = cell.actor_id.partition("/")[0]
-            name, equals, value = query.label.partition("=")
             if not cell.alive or (query.actor_type and query.actor_type != actor_type):
                 continue
             if query.label and (name not in cell.labels or (equals and cell.labels[name] != value)):
                 continue
-            if query.capability:
+            # Here everything is granted to everybody.
+            if query.capability and query.capability.replace("-", "_") not in INTERFACES:
                 continue
             found.append(self._bindings.Entry(cell.actor_id, actor_type, json.dumps(cell.labels)))
         return found[: query.limit or 100]
 
     def set_label(self, name: str, value: str) -> None:
-        if value:
-            self._cell.labels[name] = value
-        else:
-            self._cell.labels.pop(name, None)
+        _check_text("the name of a label", name)
+        if "=" in name:
+            raise _error("invalid-argument", "the name of a label cannot hold '='")
+        labels = self._cell.labels
+        if not value:
+            labels.pop(name, None)
+            return
+        _check_text("the value of a label", value)
+        if name not in labels:
+            _refuse_more(self._cell, "labels_per_actor_max", len(labels))
+        labels[name] = value
 
 
 class _KeyValue(_Interface):

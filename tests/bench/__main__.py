@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import uvloop
 
-BENCHES = ("ask", "spawn", "memory", "fairness", "idle", "http", "build")
+BENCHES = ("ask", "spawn", "restart", "virtual", "memory", "fairness", "idle", "http", "build")
 
 
 def main(names: list[str]) -> int:

@@ -10,13 +10,16 @@ from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
+import orjson
 import pytest
 
 from plexspaces_runtime.api.config import HttpConfig
 from plexspaces_runtime.api.faults import FAULTS
 from plexspaces_runtime.api.routes import ROUTES
 from plexspaces_runtime.cli.app import COMMANDS
-from plexspaces_runtime.config import Limits, settings
+from plexspaces_runtime.config import ConfigError, Limits, settings
+from plexspaces_runtime.deployment.appconfig import parse, reference
+from plexspaces_runtime.deployment.status import ApplicationStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -70,6 +73,33 @@ def test_every_setting_is_documented_as_it_is(table: str) -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize("table", list(dict.fromkeys(key.table for key in reference())))
+def test_every_key_of_an_application_is_documented_as_it_is(table: str) -> None:
+    found = [
+        [code(name), type_, unit_, default, doc]
+        for name, type_, unit_, default, doc in rows(DOCS / "applications.md", f"## `{table}`")
+    ]
+    expected = [[key.name, key.type, key.unit, key.default, key.doc] for key in reference() if key.table == table]
+    assert found == expected
+
+
+def test_the_applications_that_are_shown_can_be_read() -> None:
+    (shown,) = blocks(DOCS / "applications.md", "toml")
+    assert [child.name for child in parse(shown).actors()] == ["orders", "packer", "courier"]
+    (messages,) = blocks(DOCS / "applications.md", "text")
+    wrong = shown.replace('role = "orders"', 'restrat = "x"').replace("args = {", "shutdown = 5\nargs = {")
+    with pytest.raises(ConfigError) as caught:
+        parse(wrong)
+    said = [re.sub(r":\d+:", ":", line) for line in messages.splitlines()]
+    assert [re.sub(r":\d+:", ":", issue) for issue in caught.value.details["issues"]] == said
+
+
+def test_what_an_application_answers_is_shown_in_full() -> None:
+    shown = [block for block in blocks(DOCS / "http.md", "json") if '"changes"' in block]
+    names = {each.name for each in fields(ApplicationStatus)} - {"scope"} | {"tenant", "namespace"}
+    assert [set(orjson.loads(block)) for block in shown] == [names]
+
+
 def test_the_readmes_limits_have_their_defaults() -> None:
     limits = Limits()
     found = {name: default for name, default, _ in rows(README, "## When something goes wrong") if "_" in name}
@@ -95,13 +125,15 @@ def test_the_readmes_errors_have_their_status() -> None:
 
 def test_every_route_is_documented() -> None:
     found = [(code(method), code(path)) for method, path, *_ in rows(DOCS / "http.md", "## Routes")]
-    # One row for the actor of a type stands for the ones with a key as well.
-    expected = {(route.method, re.sub(r"(\{type\})/\{key\}", r"\1[/{key}]", route.path)) for route in ROUTES}
-    expected = {
-        (method, path.replace("{type}", "{type}[/{key}]") if path.startswith("/api/v1/actors/{") else path)
-        for method, path in expected
-        if "[/{key}]" not in path
-    }
+    # One row for the actor of a type stands for the one with a key as well, where there are both.
+    every = {(route.method, route.path) for route in ROUTES}
+    expected = set()
+    for method, path in every:
+        with_key = path.replace("{type}", "{type}/{key}")
+        if "{key}" in path and (method, path.replace("/{key}", "")) in every:
+            continue
+        twin = "{key}" not in path and with_key != path and (method, with_key) in every
+        expected.add((method, path.replace("{type}", "{type}[/{key}]") if twin else path))
     assert sorted(found) == sorted(expected)
 
 
@@ -155,9 +187,10 @@ def test_the_readme_shows_the_example_as_it_is(tmp_path: Path, monkeypatch: pyte
     assert run_tests(as_module("test_of_the_readme", tests, tmp_path, monkeypatch)) == 2
 
 
-def test_the_guides_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "\n\n".join(blocks(DOCS / "actors.md", "python"))
-    assert run_tests(as_module("the_guide", text, tmp_path, monkeypatch)) == text.count("def test_") > 3
+@pytest.mark.parametrize(("page", "tests"), [("actors.md", 4), ("behaviours.md", 4), ("facets.md", 1)])
+def test_the_guides_snippets_run(page: str, tests: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "\n\n".join(blocks(DOCS / page, "python"))
+    assert run_tests(as_module("the_guide", text, tmp_path, monkeypatch)) == text.count("def test_") >= tests
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -11,7 +11,7 @@ import pytest
 from plexspaces_runtime.api.faults import FAULTS
 from plexspaces_runtime.api.openapi import document
 from plexspaces_runtime.api.routes import ROUTES
-from tests.unit.api.memory_node import serving
+from tests.unit.api.memory_node import Served, serving
 
 DOCUMENT = document()
 OPERATIONS = [
@@ -64,7 +64,7 @@ def test_an_operation_is_complete(path: str, method: str, operation: dict[str, A
     good = [status for status in operation["responses"] if status.startswith("2")]
     assert good
     assert ("401" in operation["responses"]) == bool(operation["security"])
-    assert ("requestBody" in operation) == (method == "post")
+    assert ("requestBody" in operation) == (method == "post" and not path.endswith("/restart"))
 
 
 def test_statuses_come_from_the_table_of_faults() -> None:
@@ -77,12 +77,21 @@ async def test_it_is_served_and_every_operation_exists() -> None:
     async with serving() as served:
         assert (await served.http.get("/openapi.json")).json() == DOCUMENT
         for path, method, _ in OPERATIONS:
-            concrete = path.format(tenant="default", namespace="default", type="counter", key="default")
+            concrete = path.format(tenant="default", namespace="default", type="counter", key="default", name="app")
             options = await served.http.options(concrete)
             assert method.upper() in options.headers["allow"].split(", "), path
             if path not in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
                 anonymous = await served.http.request(method, concrete, headers={"authorization": ""})
                 assert anonymous.status_code == 401, path
+
+
+async def applied(served: Served) -> Any:
+    """An application of one actor, deployed."""
+    config = (
+        '[application]\nname = "app"\n[[components]]\nname = "c"\npath = "c.wasm"\n[supervisor]\n'
+        '[[supervisor.children]]\nname = "one"\nactor_type = "c"\n'
+    )
+    return (await served.http.post("/api/v1/applications", data={"config": config}, files={"c": b"\0asm"})).json()
 
 
 async def test_answers_are_as_described() -> None:
@@ -95,6 +104,11 @@ async def test_answers_are_as_described() -> None:
             ("Actor", (await served.http.get("/api/v1/actors")).json()["actors"][0]),
             ("ActorDetails", (await served.http.get("/api/v1/actors/default/default/other/info")).json()),
             ("Told", (await served.http.post("/api/v1/actors/default/default/other", json={"op": "get"})).json()),
+            ("Application", await applied(served)),
+            ("Applications", (await served.http.get("/api/v1/applications")).json()),
+            ("Tree", (await served.http.get("/api/v1/tree")).json()),
+            ("TreeRoot", (await served.http.get("/api/v1/tree")).json()["tree"][0]),
+            ("TreeNode", (await served.http.get("/api/v1/tree")).json()["tree"][0]["children"][0]),
             ("Problem", (await served.http.get("/api/v1/actors/default/default/nobody")).json()),
         ]:
             properties = schemas[name]["properties"]
@@ -109,4 +123,8 @@ async def test_answers_are_as_described() -> None:
                 "object": dict,
             }
             for key, each in value.items():
-                assert isinstance(each, kinds[properties[key]["type"]]), (name, key)
+                kind = properties[key]["type"]
+                if isinstance(kind, list):
+                    assert each is None or isinstance(each, kinds[kind[0]]), (name, key)
+                else:
+                    assert isinstance(each, kinds[kind]), (name, key)

@@ -41,7 +41,7 @@ async def test_deploy_list_use_undeploy(tmp_path: Path) -> None:
         assert (await served.http.delete("/api/v1/deployments/default/counter2")).status_code == 204
         assert_problem(await served.http.delete("/api/v1/deployments/default/counter2"), 404, "not-found")
         assert_problem(await served.http.get(response.headers["location"]), 404, "actor-not-found")
-        assert served.node.uploads[0].parent == tmp_path / "up"
+        assert served.node.uploads[0].is_relative_to(tmp_path / "up")
         assert list((tmp_path / "up").iterdir()) == []
 
 

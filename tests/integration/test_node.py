@@ -78,10 +78,10 @@ async def test_state_survives_a_new_version_under_load_and_no_message_is_lost(gu
                 counts.append((await bed.ask("counter", "increment", amount=1))["count"])
 
         clients = [asyncio.ensure_future(client()) for _ in range(8)]
-        for _ in range(5):
+        for number in range(5):
             enough = len(counts) + 200
             await bed.until(lambda enough=enough: len(counts) >= enough)
-            await bed.deploy("counter", guest("counter"))
+            await bed.deploy("counter", guest("counter"), args={"round": number})
         stop.set()
         await asyncio.gather(*clients)
         # Each increment happened once, in one unbroken history.
@@ -89,6 +89,9 @@ async def test_state_survives_a_new_version_under_load_and_no_message_is_lost(gu
         assert len(bed.events(ActorUpgraded)) == 5
         assert bed.events(ActorExited) == []
         assert bed.node.deployments("acme")[0].version == 6
+        # The same again is nothing new.
+        await bed.deploy("counter", guest("counter"), args={"round": 4})
+        assert len(bed.events(ActorUpgraded)) == 5
 
 
 async def test_a_version_that_does_not_start_leaves_the_old_one_in_charge(guest: Guest, tmp_path: Path) -> None:

@@ -149,7 +149,23 @@ def test_every_setting_has_a_default_a_sentence_and_a_variable_of_its_own() -> N
 
 
 def test_every_limit_names_its_unit() -> None:
-    units = ("bytes", "ms", "s", "messages", "calls", "lines", "actors", "slices", "threads", "components")
+    units = (
+        "bytes",
+        "ms",
+        "s",
+        "messages",
+        "calls",
+        "lines",
+        "actors",
+        "slices",
+        "threads",
+        "components",
+        "links",
+        "monitors",
+        "timers",
+        "groups",
+        "labels",
+    )
     for setting in config.settings():
         if setting.table == "limits":
             assert set(setting.name.split("_")) & set(units), setting.name

@@ -13,7 +13,13 @@ from plexspaces_runtime.events import EventBus
 from plexspaces_runtime.scope import Address, Scope
 
 SCOPE = Scope("acme", "default")
-VALUES = {"address": Address(SCOPE, "counter"), "scope": SCOPE, "orderly": False, "level": "warn"}
+VALUES = {
+    "address": Address(SCOPE, "counter"),
+    "scope": SCOPE,
+    "orderly": False,
+    "level": "warn",
+    "changes": ("started a", "stopped b"),
+}
 
 
 def example(kind: type[typing.Any]) -> typing.Any:

@@ -1,1 +1,1 @@
-"""Actors without wasm, network or disk: identity, mailbox, lifecycle, exits, registry, deadlines, waits."""
+"""Actors without wasm, network or disk: identity, mailbox, lifecycle, exits, links, groups, timers, registry, waits."""

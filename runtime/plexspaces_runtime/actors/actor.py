@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import Limits
 from ..scope import Address
 from . import lifecycle
 from .envelope import Envelope, PendingAsk
 from .exits import Exit
+from .facets import Facets
 from .guest import Export, Guest, Result
 from .mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from .timers import Timer
 
 
 class Run(Enum):
@@ -43,6 +47,7 @@ class ActorSpec:
         args: for `init`, a JSON object.
         facets: for `init`, a JSON object.
         capabilities: WIT interfaces the actor may call; None for all.
+        labels: what it is found by from its first moment.
     """
 
     new_guest: Callable[[], Guest]
@@ -52,6 +57,7 @@ class ActorSpec:
     args: str = "{}"
     facets: str = "{}"
     capabilities: frozenset[str] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,27 @@ class Upgrade:
     on_done: Callable[[Exception | None], None]
 
 
-Signal = Stop | Upgrade
+@dataclass(frozen=True, slots=True)
+class Deactivate:
+    """End an idle actor whose state is kept.
+
+    Attributes:
+        on_done: hears the state, and answers whether it is kept: if not, the actor goes on living.  It hears None,
+            and the answer does not matter, where the actor goes on living anyway, or has died.
+    """
+
+    on_done: Callable[[str | None], bool]
+
+
+# An envelope here is a notice of the node's: DOWN or EXIT.
+Signal = Stop | Upgrade | Deactivate | Envelope
+
+
+class Alarm(Protocol):
+    """Something that is to happen, until it is cancelled."""
+
+    def cancel(self) -> object:
+        """It will not happen."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +119,9 @@ class Actor:
     """
 
     __slots__ = (
+        "__weakref__",
         "address",
+        "alarm",
         "asks",
         "cpu_budget_ns",
         "cpu_ns",
@@ -101,20 +129,30 @@ class Actor:
         "current",
         "deferred",
         "ending",
+        "exits",
+        "facets",
+        "groups",
         "guest",
         "handled",
         "host_calls",
+        "labels",
+        "links",
         "log_lines",
         "mailbox",
         "on_exit",
         "plan",
         "previous_guest",
         "run",
+        "spawner",
         "spec",
         "started_ms",
         "state",
         "step",
+        "timers",
+        "trapping",
         "wait_token",
+        "watchers",
+        "watching",
     )
 
     def __init__(
@@ -125,6 +163,7 @@ class Actor:
         *,
         started_ms: int,
         mailbox: Mailbox[Envelope, Signal] | None = None,
+        facets: Facets | None = None,
     ) -> None:
         self.address = address
         self.spec = spec
@@ -134,6 +173,7 @@ class Actor:
         self.mailbox: Mailbox[Envelope, Signal] = (
             mailbox if mailbox is not None else Mailbox(spec.limits.mailbox_messages_max)
         )
+        self.facets = facets
         self.guest: Guest | None = None
         # The instance of the old version while an upgrade is under way.
         self.previous_guest: Guest | None = None
@@ -147,6 +187,24 @@ class Actor:
         self.asks: set[PendingAsk] = set()
         # Calls whose handler returned nothing: answered later, with `messaging.reply`.
         self.deferred: dict[str, PendingAsk] = {}
+        # Links, from both ends; each has an id.
+        self.links: dict[Actor, str] = {}
+        # EXIT messages that wait in the mailbox: the link's id, and whose end they tell of.
+        self.exits: dict[str, str] = {}
+        # Monitors it holds, by reference; None once the other has ended and its DOWN waits in the mailbox.
+        self.watching: dict[str, Actor | None] = {}
+        # Monitors held on it.
+        self.watchers: dict[str, Actor] = {}
+        # EXIT comes as a message, instead of ending it.
+        self.trapping = False
+        # Who spawned it, until it is up: its start failing is that one's answer, not also an EXIT or a DOWN.
+        self.spawner: Actor | None = None
+        # Pending ones, and those whose message waits in the mailbox.
+        self.timers: dict[str, Timer] = {}
+        self.groups: set[str] = set()
+        self.labels: dict[str, str] = dict(spec.labels)
+        # What wakes it when it sleeps.
+        self.alarm: Alarm | None = None
         # Names the host call under way, so that an answer which comes too late finds nobody.
         self.wait_token = 0
         # Of the message or step under way.
@@ -163,6 +221,13 @@ class Actor:
     @property
     def alive(self) -> bool:
         return self.state is not lifecycle.State.DEAD
+
+    @property
+    def anchored(self) -> bool:
+        """Somebody would notice if it were deactivated: it owes a reply or itself a message, or fates are tied."""
+        return bool(
+            self.deferred or self.timers or self.links or self.exits or self.watching or self.watchers or self.groups
+        )
 
     @property
     def current_id(self) -> str:

@@ -12,6 +12,10 @@ from .deadlines import Deadline, Deadlines
 from .envelope import Outcome, PendingAsk
 
 
+def _nobody(_outcome: Outcome) -> None:
+    """Whoever waited has heard, or is gone."""
+
+
 class Asks:
     """Opens and ends asks.
 
@@ -43,8 +47,9 @@ class Asks:
         """Deliver the outcome; False when the ask had ended already (a reply after the deadline, say)."""
         if ask.ended:
             return False
+        on_end = ask.on_end
         self.abandon(ask)
-        ask.on_end(outcome)
+        on_end(outcome)
         return True
 
     def abandon(self, ask: PendingAsk) -> None:
@@ -53,6 +58,9 @@ class Asks:
         self._deadlines.discard(ask)
         if ask.asker is not None:
             ask.asker.asks.discard(ask)
+            # The message may wait in a mailbox for long: it must not keep the one who asked.
+            ask.asker = None
+        ask.on_end = _nobody
 
     def _reached(self, entry: Deadline) -> None:
         assert isinstance(entry, PendingAsk)

@@ -14,6 +14,7 @@ from typing import Protocol
 from ..clock import Clock
 
 GRANULARITY_NS = 10_000_000
+_BUCKETS_UNSWEPT = 1_024
 
 
 class Deadline(Protocol):
@@ -40,9 +41,10 @@ class Deadlines:
         self._on_reached = on_reached
         # A dict keeps the order of insertion, and an entry leaves it in constant time.
         self._buckets: dict[int, dict[Deadline, None]] = {}
-        # Numbers of the buckets; one whose entries are all gone stays until its time and is then skipped.
+        # Numbers of the buckets.  One that was emptied stays until its time, or until a sweep.
         self._heap: list[int] = []
         self._alarm_for: int | None = None
+        self._sweep_at = _BUCKETS_UNSWEPT
 
     def add(self, entry: Deadline, deadline_ns: int) -> None:
         """Keep `entry` until `deadline_ns` on the monotonic clock, or until it is discarded."""
@@ -50,6 +52,8 @@ class Deadlines:
         entry.bucket = bucket
         entries = self._buckets.get(bucket)
         if entries is None:
+            if len(self._buckets) >= self._sweep_at:
+                self._sweep()
             self._buckets[bucket] = {entry: None}
             heapq.heappush(self._heap, bucket)
             if self._alarm_for is None or bucket < self._alarm_for:
@@ -72,15 +76,28 @@ class Deadlines:
         while self._heap and self._heap[0] <= now:
             bucket = heapq.heappop(self._heap)
             # Still in place while it is emptied: `on_reached` may discard others of this very bucket.
-            entries = self._buckets[bucket]
+            entries = self._buckets.get(bucket)
+            if entries is None:
+                # A sweep while it was being emptied has numbered it twice.
+                continue
             while entries:
                 entry = next(iter(entries))
                 del entries[entry]
                 entry.bucket = -1
                 self._on_reached(entry)
-            del self._buckets[bucket]
+            # `on_reached` may have had it swept, and another opened in its place.
+            if self._buckets.get(bucket) is entries:
+                del self._buckets[bucket]
         if self._heap and self._alarm_for is None:
             self._arm(self._heap[0])
+
+    def _sweep(self) -> None:
+        """Forget emptied buckets.  A deadline may be far away, and what was discarded must not be kept until then."""
+        self._buckets = {bucket: entries for bucket, entries in self._buckets.items() if entries}
+        self._heap = list(self._buckets)
+        heapq.heapify(self._heap)
+        # Twice as many as are left: so the cost of a sweep is spread over as many additions.
+        self._sweep_at = max(_BUCKETS_UNSWEPT, 2 * len(self._buckets))
 
     def _arm(self, bucket: int) -> None:
         self._alarm_for = bucket

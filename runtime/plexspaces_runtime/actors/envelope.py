@@ -71,6 +71,8 @@ class Envelope:
         trace: W3C traceparent, "" when there is none.
         causation_id: the message that caused this one.
         pending: the ask that waits for this message's reply.
+        claim: asked when its turn has come, with the actor that is to handle it; False makes it void.  What the
+            node tells one incarnation can be taken back by it, and is nothing to its successor.
     """
 
     id: str
@@ -83,6 +85,7 @@ class Envelope:
     trace: str = ""
     causation_id: str = ""
     pending: PendingAsk | None = field(default=None, repr=False)
+    claim: Callable[[Actor], bool] | None = field(default=None, repr=False)
 
     @property
     def expired(self) -> bool:

@@ -31,12 +31,14 @@ class Exit:
         subject: what kind of crash (exception type, `trap`) or which limit (`memory`, `cpu`, ...).
         message: for a person.
         traceback: the guest's; for the log, never for a caller.
+        cause: the actor whose end began it, where it came through a link; "" for an end of its own.
     """
 
     reason: Reason
     subject: str = ""
     message: str = ""
     traceback: str = ""
+    cause: str = ""
 
     @property
     def text(self) -> str:
@@ -69,6 +71,25 @@ NOPROC = Exit(Reason.NOPROC)
 def crashed(kind: str, message: str, traceback: str = "") -> Exit:
     """A handler raised, or the component trapped (`kind` is then `trap`)."""
     return Exit(Reason.CRASHED, kind, message, traceback)
+
+
+def stopped(reason: str) -> Exit:
+    """What an actor that is stopped with `reason` ends with.
+
+    `normal` and `shutdown` are orderly; any other text is not, as with OTP's `gen_server:stop/3`.
+    """
+    match reason:
+        case "normal":
+            return NORMAL
+        case "" | "shutdown":
+            return SHUTDOWN
+        case _:
+            return crashed("stopped", reason)
+
+
+def through_link(exit_: Exit, actor_id: str) -> Exit:
+    """The end of an actor that was linked to `actor_id`, which ended with `exit_`: the same reason, the first cause."""
+    return Exit(exit_.reason, exit_.subject, exit_.message, cause=exit_.cause or actor_id)
 
 
 def limit(name: str, message: str) -> Exit:

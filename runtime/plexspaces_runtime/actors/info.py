@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..scope import Address
 
@@ -18,6 +20,7 @@ class ActorInfo:
         cpu_ms: spent in handlers since the actor started.
         last_exit: why its previous incarnation ended, "" if it never did.
         started_ms: wall clock, milliseconds since 1970.
+        facets: what each of its facets reports, by name, outermost first.
     """
 
     address: Address
@@ -30,3 +33,4 @@ class ActorInfo:
     started_ms: int
     cpu_ms: float
     waiting_for: tuple[str, ...]
+    facets: Mapping[str, Any] = field(default_factory=dict)

@@ -67,6 +67,11 @@ class Mailbox(Generic[M, S]):
 
         self._room_waiters.append(enter)
 
+    def forget_signals(self, void: Callable[[S], bool]) -> None:
+        """Drop those that wait in the system lane and are `void`."""
+        if self._system:
+            self._system = deque(signal for signal in self._system if not void(signal))
+
     def take_system(self) -> S | None:
         """The next signal, or None."""
         return self._system.popleft() if self._system else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import AlreadyExists, LimitExceeded
@@ -25,6 +25,8 @@ class Registry:
         self._per_tenant: dict[str, int] = {}
         # Asked on every message; two dictionary lookups on interned parts are cheaper than hashing an Address.
         self.count = 0
+        # Makes an actor for a name nobody has, or answers None: virtual actors exist by being named.
+        self.activate: Callable[[Scope, str], Actor | None] = lambda _scope, _text: None
 
     def add(self, actor: Actor) -> None:
         """Give the actor its name.
@@ -69,9 +71,38 @@ class Registry:
         names = self._by_scope.get(scope)
         return names.get(text) if names is not None else None
 
+    def resolve(self, scope: Scope, text: str) -> Actor | None:
+        """The living actor called `text` in `scope`, or a virtual one that starts to live because it was named."""
+        names = self._by_scope.get(scope)
+        actor = names.get(text) if names is not None else None
+        return actor if actor is not None else self.activate(scope, text)
+
     def of_type(self, scope: Scope, actor_type: str) -> list[Actor]:
         """All living actors of one type, in the order they were added."""
         return [actor for actor in self._by_scope.get(scope, {}).values() if actor.address.type == actor_type]
+
+    def matching(self, scope: Scope, actor_type: str, capability: str, label: str, limit: int) -> list[Actor]:
+        """The first `limit` living actors of `scope` that are all of this, in the order they were added.
+
+        Args:
+            actor_type: "" for any.
+            capability: an interface that the actor may call, "" for any.
+            label: `name` or `name=value`, "" for any.
+        """
+        name, has_value, value = label.partition("=")
+        found: list[Actor] = []
+        for actor in self._by_scope.get(scope, {}).values():
+            granted = actor.spec.capabilities
+            if (
+                (actor_type and actor.address.type != actor_type)
+                or (capability and granted is not None and capability not in granted)
+                or (label and (name not in actor.labels or (has_value and actor.labels[name] != value)))
+            ):
+                continue
+            found.append(actor)
+            if len(found) == limit:
+                break
+        return found
 
     def of_tenant(self, tenant: str, namespace: str | None = None) -> Iterator[Actor]:
         """All living actors of a tenant, or of one of its namespaces."""

@@ -9,16 +9,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping
+from contextlib import asynccontextmanager
 from dataclasses import fields
 from typing import Any
 
 import orjson
 
 from ..actors.info import ActorInfo
+from ..deployment import appconfig
+from ..deployment.appconfig import AppConfig, FacetTypes
 from ..deployment.model import Deployment
+from ..deployment.status import ApplicationStatus, TreeNode
 from ..errors import (
     Cancelled,
+    Conflict,
     DeadlineExceeded,
     InternalError,
     InvalidArgument,
@@ -49,7 +54,7 @@ from .requests import (
     parse_wait,
 )
 from .routes import ROUTES, Route
-from .uploads import FIELD_BYTES_MAX, FRAMING_BYTES_MAX, Upload, too_large
+from .uploads import FormShape, Upload
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -62,6 +67,7 @@ _REMEMBERED_MAX = 8192
 _REMEMBERED_BYTES_MAX = 256
 _ACTOR_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _INFO_METHODS = ("GET", "HEAD", "OPTIONS")
+_RESTART_METHODS = ("POST", "OPTIONS")
 # Two of one of these would mean that somebody on the way may see another request than we do.
 _SINGLE_HEADERS = (b"host", b"authorization", b"content-type", b"content-length", b"idempotency-key")
 _DEPLOY_FIELDS = ("namespace", "actor_type", "config")
@@ -165,6 +171,7 @@ class Api:
         authenticator: whose tokens are believed.
         config: limits.
         idempotency: where the answers to requests with a key are recorded; in memory if None.
+        facet_types: the facets that applications may name, see `appconfig.parse`.
     """
 
     def __init__(
@@ -174,8 +181,10 @@ class Api:
         config: HttpConfig | None = None,
         *,
         idempotency: IdempotencyStore | None = None,
+        facet_types: FacetTypes | None = None,
     ) -> None:
         self.config = config = config or HttpConfig()
+        self._facet_types = facet_types
         self.draining = False
         self._node = node
         self._authenticator = authenticator
@@ -245,9 +254,7 @@ class Api:
             return _other_method(request.method, [*allowed, "OPTIONS"])
         raise NotFound("there is nothing under this address; /openapi.json lists what there is")
 
-    async def _route(
-        self, request: Request, route: Route, handler: Handler, parameters: dict[str, bytes]
-    ) -> Response:
+    async def _route(self, request: Request, route: Route, handler: Handler, parameters: dict[str, bytes]) -> Response:
         request.operation = route.operation
         if not route.public:
             self._must_be_open()
@@ -271,8 +278,11 @@ class Api:
             path = self._parse_path(request.path)
         method = request.method
         is_info = path.about is not None and (path.actor is None or method in ("GET", "HEAD"))
-        if method not in (_INFO_METHODS if path.actor is None else _ACTOR_METHODS) or method == "OPTIONS":
-            return _other_method(method, _INFO_METHODS if path.actor is None else _ACTOR_METHODS)
+        allowed: tuple[str, ...] = _ACTOR_METHODS
+        if path.actor is None:
+            allowed = _INFO_METHODS if path.restart is None else _RESTART_METHODS
+        if method not in allowed or method == "OPTIONS":
+            return _other_method(method, allowed)
         self._must_be_open()
         header = request.headers.get(b"authorization", b"")
         principal = self._authenticator.known(header) or await self._authenticator.verify(header)
@@ -283,6 +293,9 @@ class Api:
             assert path.about is not None
             request.operation = "get_info"
             return self._info(path.about)
+        if path.restart is not None:
+            request.operation = "restart_actor"
+            return await self._restart(request, path.restart)
         assert path.actor is not None
         if method == "POST":
             request.operation = "post_actor"
@@ -395,6 +408,11 @@ class Api:
         await self._node.stop_actor(address, kill=kill)
         return Response(204, [_NO_STORE])
 
+    async def _restart(self, request: Request, address: Address) -> Response:
+        request.arguments()
+        await self._node.restart_actor(address)
+        return Response(204, [_NO_STORE])
+
     def _info(self, address: Address) -> Response:
         info = self._node.info(address)
         deployment = self._node.deployment(address.scope, address.type)
@@ -407,12 +425,11 @@ class Api:
         limit = _whole("limit", arguments.get("limit", str(self.config.list_max)), self.config.list_max)
         after = arguments.get("after", "")
         found = self._node.actors(request.principal.tenant, self._wanted_namespace(request, arguments))
-        visible = request.principal.namespaces
         rows = sorted(
             (
                 (f"{info.address.scope.namespace}/{info.address.type}/{info.address.key}", info)
                 for info in found
-                if visible is None or info.address.scope.namespace in visible
+                if _visible(request.principal, info.address.scope.namespace)
             ),
             key=lambda row: row[0],
         )
@@ -428,16 +445,22 @@ class Api:
         """POST /api/v1/deploy"""
         request.arguments()
         bytes_max = self._node.limits.wasm_bytes_max
-        upload = Upload(
-            request.headers.get(b"content-type"),
-            file_field="wasm",
-            text_fields=_DEPLOY_FIELDS,
-            file_bytes_max=bytes_max,
-            directory=self.config.upload_dir,
-        )
-        frame = FRAMING_BYTES_MAX + len(_DEPLOY_FIELDS) * FIELD_BYTES_MAX
-        if int(request.headers.get(b"content-length", b"0")) > bytes_max + frame:
-            raise too_large(bytes_max)
+        shape = FormShape(_DEPLOY_FIELDS, "wasm", file_bytes_max=bytes_max, files_bytes_max=bytes_max)
+        async with self._received(request, shape) as upload:
+            namespace = upload.required("namespace")
+            scope = request.principal.scope(request.principal.tenant, namespace)
+            actor_type = check_name("actor type", upload.required("actor_type"))
+            config = _config(upload.fields.get("config", "{}"))
+            deployment = await self._node.deploy(scope, actor_type, upload.files["wasm"], config)
+        location = f"/api/v1/actors/{scope.tenant}/{scope.namespace}/{actor_type}"
+        answer = _json(201, _deployment_json(deployment))
+        return Response(201, [*answer.headers, (b"location", location.encode())], answer.body)
+
+    @asynccontextmanager
+    async def _received(self, request: Request, shape: FormShape) -> AsyncIterator[Upload]:
+        """A form, completely received; its files are gone when the block ends."""
+        upload = Upload(request.headers.get(b"content-type"), shape, directory=self.config.upload_dir)
+        shape.check_length(int(request.headers.get(b"content-length", b"0")))
         if self._uploads >= self.config.uploads_max:
             raise RateLimited(
                 f"the node receives {self.config.uploads_max} components at a time: try again later",
@@ -447,21 +470,13 @@ class Api:
         try:
             async with upload:
                 await upload.read(request.pieces())
-                namespace = upload.required("namespace")
-                scope = request.principal.scope(request.principal.tenant, namespace)
-                actor_type = check_name("actor type", upload.required("actor_type"))
-                config = _config(upload.fields.get("config", "{}"))
-                deployment = await self._node.deploy(scope, actor_type, upload.path, config)
+                yield upload
         finally:
             self._uploads -= 1
-        location = f"/api/v1/actors/{scope.tenant}/{scope.namespace}/{actor_type}"
-        answer = _json(201, _deployment_json(deployment))
-        return Response(201, [*answer.headers, (b"location", location.encode())], answer.body)
 
     async def list_deployments(self, request: Request) -> Response:
         """GET /api/v1/deployments"""
         namespace = self._wanted_namespace(request, request.arguments("namespace"))
-        visible = request.principal.namespaces
         found = self._node.deployments(request.principal.tenant, namespace)
         return _json(
             200,
@@ -469,7 +484,7 @@ class Api:
                 "deployments": [
                     _deployment_json(deployment)
                     for deployment in found
-                    if visible is None or deployment.scope.namespace in visible
+                    if _visible(request.principal, deployment.scope.namespace)
                 ]
             },
         )
@@ -480,6 +495,94 @@ class Api:
         scope = request.principal.scope(request.principal.tenant, request.parameters["namespace"])
         await self._node.undeploy(scope, check_name("actor type", request.parameters["type"]))
         return Response(204, [_NO_STORE])
+
+    # -- applications -------------------------------------------------------------------------------------
+
+    async def deploy_application(self, request: Request) -> Response:
+        """POST /api/v1/applications"""
+        request.arguments()
+        limits, principal = self._node.limits, request.principal
+        shape = FormShape(
+            ("config",),
+            None,
+            file_bytes_max=limits.wasm_bytes_max,
+            files_bytes_max=self.config.application_bytes_max,
+            files_max=self.config.application_components_max,
+        )
+        async with self._received(request, shape) as upload:
+            text = upload.required("config")
+            config = await asyncio.to_thread(appconfig.parse, text, limits=limits, facet_types=self._facet_types)
+            principal.check(principal.tenant, config.namespace)
+            self._check_visible_or_free(principal, config.name)
+            _check_components(config, upload.files.keys())
+            status = await self._node.deploy_application(principal.tenant, config, upload.files)
+        answer = _json(201, _application_json(status))
+        location = f"/api/v1/applications/{status.name}"
+        return Response(201, [*answer.headers, (b"location", location.encode())], answer.body)
+
+    async def list_applications(self, request: Request) -> Response:
+        """GET /api/v1/applications"""
+        namespace = self._wanted_namespace(request, request.arguments("namespace"))
+        found = self._node.applications(request.principal.tenant, namespace)
+        return _json(
+            200,
+            {
+                "applications": [
+                    _application_json(status) for status in found if _visible(request.principal, status.scope.namespace)
+                ]
+            },
+        )
+
+    async def get_application(self, request: Request) -> Response:
+        """GET /api/v1/applications/{name}"""
+        request.arguments()
+        return _json(200, _application_json(self._application(request)))
+
+    async def restart_application(self, request: Request) -> Response:
+        """POST /api/v1/applications/{name}/restart"""
+        request.arguments()
+        name = self._application(request).name
+        return _json(200, _application_json(await self._node.restart_application(request.principal.tenant, name)))
+
+    async def undeploy_application(self, request: Request) -> Response:
+        """DELETE /api/v1/applications/{name}"""
+        request.arguments()
+        await self._node.undeploy_application(request.principal.tenant, self._application(request).name)
+        return Response(204, [_NO_STORE])
+
+    def _application(self, request: Request) -> ApplicationStatus:
+        """The application of the address, if the principal may know of it."""
+        name = check_name("application", request.parameters["name"])
+        status = self._node.application(request.principal.tenant, name)
+        if not _visible(request.principal, status.scope.namespace):
+            raise NotFound(f"there is no application {name!r}", application=name)
+        return status
+
+    def _check_visible_or_free(self, principal: Principal, name: str) -> None:
+        """Refuse a name that is taken where the principal may not look, without saying where that is."""
+        try:
+            status = self._node.application(principal.tenant, name)
+        except NotFound:
+            return
+        if not _visible(principal, status.scope.namespace):
+            raise Conflict(f"the name {name!r} is taken by another application: choose another", application=name)
+
+    async def tree(self, request: Request) -> Response:
+        """GET /api/v1/tree"""
+        tenant, namespace = request.principal.tenant, self._wanted_namespace(request, request.arguments("namespace"))
+        if namespace is None:
+            scopes = [status.scope for status in self._node.applications(tenant)]
+            scopes += [deployment.scope for deployment in self._node.deployments(tenant)]
+            namespaces = sorted({scope.namespace for scope in scopes})
+        else:
+            namespaces = [namespace]
+        roots = [
+            {"namespace": each, **_tree_json(root)}
+            for each in namespaces
+            if _visible(request.principal, each)
+            for root in self._node.tree(tenant, each)
+        ]
+        return _json(200, {"tree": roots})
 
     def _wanted_namespace(self, request: Request, arguments: Mapping[str, str]) -> str | None:
         namespace = arguments.get("namespace")
@@ -577,6 +680,47 @@ def _deployment_json(deployment: Deployment) -> dict[str, Any]:
         "namespace": deployment.scope.namespace,
         **{each.name: getattr(deployment, each.name) for each in fields(deployment) if each.name != "scope"},
     }
+
+
+def _application_json(status: ApplicationStatus) -> dict[str, Any]:
+    return {
+        "tenant": status.scope.tenant,
+        "namespace": status.scope.namespace,
+        **{each.name: getattr(status, each.name) for each in fields(status) if each.name != "scope"},
+        "components": dict(status.components),
+    }
+
+
+def _tree_json(node: TreeNode) -> dict[str, Any]:
+    address = node.address
+    return {
+        **{each.name: getattr(node, each.name) for each in fields(node)},
+        "address": None if address is None else address.text,
+        "children": [_tree_json(child) for child in node.children],
+    }
+
+
+def _visible(principal: Principal, namespace: str) -> bool:
+    return principal.namespaces is None or namespace in principal.namespaces
+
+
+def _check_components(config: AppConfig, uploaded: Collection[str]) -> None:
+    """Refuse a form whose files are not the configuration's components; all that is wrong at once."""
+    declared = {component.name: component for component in config.components}
+    missing = [name for name in declared if name not in uploaded]
+    unknown = [name for name in uploaded if name not in declared]
+    issues = [
+        f"the component {name!r} (line {declared[name].line} of the configuration) is not in the form: add it as a "
+        f"file (curl -F {name}=@FILE.wasm). The node reads neither path nor source; plexspaces deploy uploads what "
+        "they name"
+        for name in missing
+    ]
+    issues += [
+        f"the form has a file {name[:80]!r}, and the configuration has no such component; it has " + ", ".join(declared)
+        for name in unknown
+    ]
+    if issues:
+        raise InvalidArgument("; ".join(issues), missing=missing, unknown=unknown)
 
 
 def _config(text: str) -> dict[str, Any]:

@@ -603,9 +603,7 @@ def read_claims(claims: Mapping[str, Any], *, now_s: float, issuer: str | None, 
         check_name("tenant", tenant)
     except InvalidArgument as error:
         raise _refused(f"the token's {error.message}") from None
-    return Principal(
-        tenant, subject, frozenset(roles), None if namespaces is None else frozenset(namespaces), session
-    )
+    return Principal(tenant, subject, frozenset(roles), None if namespaces is None else frozenset(namespaces), session)
 
 
 def _texts(value: object) -> bool:

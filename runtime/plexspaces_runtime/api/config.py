@@ -29,7 +29,9 @@ class HttpConfig:
         linger_s: how long a client that still sends is listened to after it was refused, so that it reads why.
         wait_s_max: the longest `wait`.
         list_max: actors in one answer.
-        uploads_max: components received at the same time.
+        uploads_max: components or applications received at the same time.
+        application_components_max: components of one application.
+        application_bytes_max: their sizes together.
         upload_dir: where they are kept while they come in; the system's own if None.
         token_bytes_max: size of a bearer token.
         idempotency_entries_max: recorded replies kept.
@@ -54,6 +56,8 @@ class HttpConfig:
     wait_s_max: float = 300.0
     list_max: int = 1_000
     uploads_max: int = 4
+    application_components_max: int = 64
+    application_bytes_max: int = 512 * _MIB
     upload_dir: Path | None = None
     token_bytes_max: int = 8 * _KIB
     idempotency_entries_max: int = 10_000

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from .. import __version__
 from ..actors.info import ActorInfo
 from ..deployment.model import Deployment
+from ..deployment.status import ApplicationStatus, TreeNode
 from .faults import FAULTS
 from .routes import ROUTES, Route
 
@@ -26,7 +27,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "PlexSpaces",
             "version": __version__,
-            "description": "Sandboxed WebAssembly actors: deploy, tell, ask.",
+            "description": "Sandboxed WebAssembly actors under supervision: deploy, tell, ask.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
@@ -90,13 +91,13 @@ _JSON_TYPES: dict[object, dict[str, Any]] = {
 }
 
 
-def _properties(cls: type, leave_out: str) -> dict[str, Any]:
+def _properties(cls: type, *leave_out: str) -> dict[str, Any]:
     """The properties that a dataclass becomes in an answer."""
     hints = get_type_hints(cls)
     return {
         each.name: _JSON_TYPES.get(hints[each.name], {"type": "object"})
         for each in fields(cls)
-        if each.name != leave_out
+        if each.name not in leave_out
     }
 
 
@@ -107,6 +108,12 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     text = {"type": "string"}
     actor = {"tenant": text, "namespace": text, "type": text, "key": text, **_properties(ActorInfo, "address")}
+    application = {"tenant": text, "namespace": text, **_properties(ApplicationStatus, "scope")}
+    branch: dict[str, Any] = {
+        **_properties(TreeNode, "address", "children"),
+        "address": {"type": ["string", "null"], "description": "Of an actor: `type` or `type/key`."},
+        "children": {"type": "array", "items": {"$ref": "#/components/schemas/TreeNode"}},
+    }
     deployment = {"tenant": text, "namespace": text, **_properties(Deployment, "scope")}
     return {
         "Problem": {
@@ -146,4 +153,11 @@ def _schemas() -> dict[str, Any]:
         "Deployments": _object(
             {"deployments": {"type": "array", "items": {"$ref": "#/components/schemas/Deployment"}}}
         ),
+        "Application": _object(application),
+        "Applications": _object(
+            {"applications": {"type": "array", "items": {"$ref": "#/components/schemas/Application"}}}
+        ),
+        "TreeNode": _object(branch),
+        "Tree": _object({"tree": {"type": "array", "items": {"$ref": "#/components/schemas/TreeRoot"}}}),
+        "TreeRoot": _object({"namespace": text, **branch}),
     }

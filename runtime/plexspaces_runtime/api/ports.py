@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from ..actors.info import ActorInfo
 from ..clock import Clock
 from ..config import Limits
+from ..deployment.appconfig import AppConfig
 from ..deployment.model import Deployment
+from ..deployment.status import ApplicationStatus, TreeNode
 from ..ids import Ids
 from ..scope import Address, Caller, Scope
 
@@ -44,7 +46,10 @@ class NodePort(Protocol):
         """Send a message; its id."""
 
     async def stop_actor(self, address: Address, *, kill: bool = False) -> None:
-        """Stop an actor after the message it is handling, or kill it."""
+        """Stop an actor after the message it is handling, or kill it; it stays down until it is restarted."""
+
+    async def restart_actor(self, address: Address) -> None:
+        """Stop an actor, if it lives, and start it again."""
 
     async def deploy(self, scope: Scope, actor_type: str, wasm: Path, config: Mapping[str, Any]) -> Deployment:
         """Make a component the code of an actor type.  The file may be removed afterwards."""
@@ -57,6 +62,26 @@ class NodePort(Protocol):
 
     def deployment(self, scope: Scope, actor_type: str) -> Deployment | None:
         """One deployment."""
+
+    async def deploy_application(
+        self, tenant: str, config: AppConfig, components: Mapping[str, Path]
+    ) -> ApplicationStatus:
+        """Start an application, or change the one of that name.  The files may be removed afterwards."""
+
+    def applications(self, tenant: str, namespace: str | None = None) -> Sequence[ApplicationStatus]:
+        """A tenant's applications."""
+
+    def application(self, tenant: str, name: str) -> ApplicationStatus:
+        """One application."""
+
+    async def restart_application(self, tenant: str, name: str) -> ApplicationStatus:
+        """Stop an application's tree and start it again."""
+
+    async def undeploy_application(self, tenant: str, name: str) -> None:
+        """Stop an application and forget it."""
+
+    def tree(self, tenant: str, namespace: str | None = None) -> Sequence[TreeNode]:
+        """The supervision trees: a root for each application and for each type that is deployed on its own."""
 
     def actors(self, tenant: str, namespace: str | None = None) -> Sequence[ActorInfo]:
         """A tenant's living actors."""

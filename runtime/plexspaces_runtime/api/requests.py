@@ -28,12 +28,14 @@ class ActorPath:
     Attributes:
         actor: the actor to talk to; None where the address can only be asked about one.
         about: the actor that a final `info` asks about; None without one.
+        restart: the actor that a final `restart` is for; None without one.
     """
 
     tenant: str
     namespace: str
     actor: Address | None
     about: Address | None
+    restart: Address | None = None
 
 
 def decode_segment(segment: bytes) -> str:
@@ -53,7 +55,7 @@ def decode_segment(segment: bytes) -> str:
 
 
 def parse_actor_path(rest: bytes) -> ActorPath | None:
-    """Read `{tenant}/{namespace}/{type}[/{key}][/info]`; None when it has another shape.
+    """Read `{tenant}/{namespace}/{type}[/{key}][/info]` or `.../{type}/{key}/restart`; None when it has another shape.
 
     `{type}/info` is both: on GET it asks about the actor of that type, otherwise it is the actor whose key is `info`.
 
@@ -61,7 +63,7 @@ def parse_actor_path(rest: bytes) -> ActorPath | None:
         InvalidArgument: a name in it cannot be one.
     """
     segments = [decode_segment(segment) for segment in rest.split(b"/")]
-    if not 3 <= len(segments) <= 5 or (len(segments) == 5 and segments[4] != "info"):
+    if not 3 <= len(segments) <= 5 or (len(segments) == 5 and segments[4] not in ("info", "restart")):
         return None
     tenant, namespace, type_, *rest_ = segments
     scope = Scope(check_name("tenant", tenant), check_name("namespace", namespace))
@@ -73,6 +75,8 @@ def parse_actor_path(rest: bytes) -> ActorPath | None:
             return ActorPath(tenant, namespace, Address(scope, type_, "info"), Address.parse(scope, type_))
         case [key]:
             return ActorPath(tenant, namespace, Address.parse(scope, f"{type_}/{key}"), None)
+        case [key, "restart"]:
+            return ActorPath(tenant, namespace, None, None, Address.parse(scope, f"{type_}/{key}"))
         case _:
             return ActorPath(tenant, namespace, None, Address.parse(scope, f"{type_}/{rest_[0]}"))
 
@@ -156,9 +160,7 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
     if _BAD_PERCENT.search(query):
         raise InvalidArgument("the query holds a '%' that two hexadecimal digits do not follow: write it as %25")
     try:
-        return parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_ARGUMENTS_MAX
-        )
+        return parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_ARGUMENTS_MAX)
     except UnicodeDecodeError:
         raise InvalidArgument("the query is not UTF-8 once its percent-encoding is undone") from None
     except ValueError:

@@ -79,6 +79,7 @@ _KEY = Parameter(
     {"type": "string", "minLength": 1, "maxLength": 256},
     True,
 )
+_APPLICATION = Parameter("name", "path", "An application of the tenant.", _NAME_SCHEMA, True)
 _SECONDS = {"type": "number", "exclusiveMinimum": 0}
 _WAIT = Parameter("wait", "query", "Ask, and wait for the reply for so many seconds. Without it: tell.", _SECONDS)
 _PREFER = Parameter(
@@ -162,7 +163,8 @@ def _actor_routes(path: str, suffix: str, key: tuple[Parameter, ...]) -> tuple[R
             "delete_actor" + suffix,
             "actors",
             "Stop an actor",
-            "It finishes the message it is handling; with `kill=true` it does not.",
+            "It finishes the message it is handling; with `kill=true` it does not. It stays down until it is restarted "
+            "or deployed.",
             (Success(204, "It is gone."),),
             (*where, Parameter("kill", "query", "End it at once.", {"type": "boolean", "default": False})),
             ("actor-not-found",),
@@ -186,6 +188,17 @@ _ACTOR: Final = "/api/v1/actors/{tenant}/{namespace}/{type}"
 ROUTES: Final[tuple[Route, ...]] = (
     *_actor_routes(_ACTOR, "", ()),
     *_actor_routes(_ACTOR + "/{key}", "_by_key", (_KEY,)),
+    Route(
+        "POST",
+        _ACTOR + "/{key}/restart",
+        "restart_actor",
+        "actors",
+        "Restart an actor",
+        "Stops it, if it lives, and starts it again. The key of an actor that has none is `default`.",
+        (Success(204, "It is up again."),),
+        (_TENANT, _NAMESPACE, _TYPE, _KEY),
+        ("actor-not-found", "not-found", "conflict", "already-exists", "handler-crashed", "limit-exceeded"),
+    ),
     Route(
         "GET",
         "/api/v1/actors",
@@ -251,6 +264,99 @@ ROUTES: Final[tuple[Route, ...]] = (
         (Success(204, "It is gone."),),
         (_NAMESPACE, _TYPE),
         ("not-found",),
+    ),
+    Route(
+        "POST",
+        "/api/v1/applications",
+        "deploy_application",
+        "applications",
+        "Deploy an application",
+        "Uploads app-config.toml and the components it names, and starts the tree. An application of that name goes "
+        "over to the new configuration: only what differs changes. `path` and `source` of a component are for the "
+        "command line; the node reads neither.",
+        (Success(201, "Deployed; `changes` says what was done.", _ref("Application")),),
+        errors=(
+            "payload-too-large",
+            "unsupported-media-type",
+            "invalid-component",
+            "not-found",
+            "already-exists",
+            "conflict",
+            "limit-exceeded",
+            "handler-crashed",
+            "rate-limited",
+        ),
+        body={
+            "multipart/form-data": {
+                "type": "object",
+                "required": ["config"],
+                "properties": {
+                    "config": {
+                        "type": "string",
+                        "contentMediaType": "application/toml",
+                        "description": "app-config.toml.",
+                    },
+                },
+                "additionalProperties": {
+                    "type": "string",
+                    "contentMediaType": "application/wasm",
+                    "description": "One for each component, called like it.",
+                },
+            }
+        },
+    ),
+    Route(
+        "GET",
+        "/api/v1/applications",
+        "list_applications",
+        "applications",
+        "List applications",
+        "The tenant's applications, and how they fare.",
+        (Success(200, "The applications.", _ref("Applications")),),
+        (Parameter("namespace", "query", "Only this one.", _NAME_SCHEMA),),
+    ),
+    Route(
+        "GET",
+        "/api/v1/applications/{name}",
+        "get_application",
+        "applications",
+        "Look at an application",
+        "How it fares, and what its last deployment changed.",
+        (Success(200, "The application.", _ref("Application")),),
+        (_APPLICATION,),
+        ("not-found",),
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/applications/{name}",
+        "undeploy_application",
+        "applications",
+        "Undeploy an application",
+        "Stops its tree, in reverse order of starting, and forgets it.",
+        (Success(204, "It is gone."),),
+        (_APPLICATION,),
+        ("not-found",),
+    ),
+    Route(
+        "POST",
+        "/api/v1/applications/{name}/restart",
+        "restart_application",
+        "applications",
+        "Restart an application",
+        "Stops its tree and starts it again.",
+        (Success(200, "It is up again.", _ref("Application")),),
+        (_APPLICATION,),
+        ("not-found", "conflict", "handler-crashed", "limit-exceeded"),
+    ),
+    Route(
+        "GET",
+        "/api/v1/tree",
+        "tree",
+        "applications",
+        "Look at the supervision trees",
+        "One root for each application and for each type that is deployed on its own.",
+        (Success(200, "The trees.", _ref("Tree")),),
+        (Parameter("namespace", "query", "Only this one.", _NAME_SCHEMA),),
     ),
     Route(
         "GET",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from socket import socket
 
+from ..deployment.appconfig import FacetTypes
 from .app import Api
 from .auth import Authenticator
 from .config import HttpConfig
@@ -19,7 +20,7 @@ class HttpServer:
         node: what does the work; started and stopped by others: it is to outlive the server.
         authenticator: whose tokens are believed.
         config: address and limits.
-        idempotency: see `Api`.
+        idempotency, facet_types: see `Api`.
     """
 
     def __init__(
@@ -29,9 +30,10 @@ class HttpServer:
         config: HttpConfig | None = None,
         *,
         idempotency: IdempotencyStore | None = None,
+        facet_types: FacetTypes | None = None,
     ) -> None:
         self.config = config or HttpConfig()
-        self._api = Api(node, authenticator, self.config, idempotency=idempotency)
+        self._api = Api(node, authenticator, self.config, idempotency=idempotency, facet_types=facet_types)
         self._listener = Listener(self._api, self.config, node.clock)
 
     async def start(self, sock: socket | None = None) -> None:

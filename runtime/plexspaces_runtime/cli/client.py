@@ -146,6 +146,8 @@ class NodeClient:
         message = str(problem.get("detail") or problem.get("title") or f"HTTP {answer.status_code}")
         known = {"type", "title", "status", "detail", "code", "instance"}
         details = {key: value for key, value in problem.items() if key not in known}
+        if isinstance(nested := details.pop("details", None), dict):
+            details |= nested
         status = exit_for(code)
         if status is Exit.FAILED and answer.status_code in (401, 403):
             status = Exit.NOT_ALLOWED
@@ -161,6 +163,8 @@ class NodeClient:
                 return f"the token speaks for tenant {self.target.tenant!r}"
             case "actor-not-found":
                 return "plexspaces ps, or deploy it: plexspaces deploy FILE --type TYPE"
+            case "not-found" if "/api/v1/applications/" in str(answer.request.url):
+                return "plexspaces apps, to see which there are"
             case "mailbox-full" | "rate-limited":
                 return f"again in {answer.headers.get('Retry-After', 'a few')} s"
             case "deadline-exceeded":

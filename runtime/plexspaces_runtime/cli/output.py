@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -118,23 +119,77 @@ def show_json(value: Any) -> None:
     Console().print_json(json.dumps(value, ensure_ascii=False))
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """Rows under headings; plain columns where nobody looks."""
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A table's cell with a style of its own on a terminal, in Rich's words."""
+
+    text: str
+    style: str = ""
+
+
+_STATE_STYLES = {
+    "running": "green",
+    "idle": "green",
+    "busy": "cyan",
+    "waiting": "cyan",
+    "offloaded": "cyan",
+    "starting": "yellow",
+    "restarting": "yellow",
+    "stopping": "yellow",
+    "failed": "bold red",
+    "stopped": "dim",
+    "dead": "dim",
+}
+
+
+def state_cell(text: str, state: str | None = None) -> Cell:
+    """A state, coloured by what it means; `state` is its word where `text` says more."""
+    return Cell(text, _STATE_STYLES.get(state or text, ""))
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, empty: str) -> None:
+    """Rows under headings, if there are any; plain columns where nobody looks."""
     if not rows:
         click.echo(empty, err=True)
         return
+    cells = [[_printable(cell if isinstance(cell, Cell) else Cell(cell)) for cell in row] for row in rows]
     if on_terminal():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
+        console = Console()
+        table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(columns))
+        widths = [max(len(row[i].text) for row in cells) for i in range(len(cells[0]))]
+        widths = [max(width, len(name)) for width, name in zip(widths, columns, strict=True)] if columns else widths
+        # A row is a line: where there is not room for all, the last column gives way.
+        widths[-1] = max(min(widths[-1], console.width - sum(width + 2 for width in widths[:-1])), len("LAST EXIT"))
+        for number, width in enumerate(widths):
+            table.add_column(columns[number] if columns else "", width=width, no_wrap=True, overflow="ellipsis")
+        for row in cells:
+            table.add_row(*(Text(cell.text, cell.style, no_wrap=True, overflow="ellipsis") for cell in row))
+        console.print(table)
         return
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-    for row in (columns, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    texts = [*([list(columns)] if columns else []), *([cell.text for cell in row] for row in cells)]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
+    for line in texts:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+_CELL_CHARACTERS_MAX = 200
+
+
+def _printable(cell: Cell) -> Cell:
+    """An exit's text comes from an actor: it must not steer the operator's terminal, nor fill it."""
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in cell.text)
+    if len(text) > _CELL_CHARACTERS_MAX:
+        text = text[: _CELL_CHARACTERS_MAX - 1] + "…"
+    return Cell(text, cell.style)
+
+
+def count_text(count: int, noun: str) -> str:
+    """`1 actor`, `2 actors`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def bytes_text(count: int) -> str:

@@ -28,7 +28,8 @@ def make_server(node: Node, config: NodeConfig) -> tuple[HttpServer, Path]:
 
     authority = LocalAuthority.open(config.data_dir, tenant=config.tenant)
     http = HttpConfig(host=config.host, port=config.port)
-    return HttpServer(node, Authenticator(authority, config.auth), http), config.data_dir / "token"
+    server = HttpServer(node, Authenticator(authority, config.auth), http, facet_types=node.facet_types)
+    return server, config.data_dir / "token"
 
 
 def mint(data_dir: Path, *, tenant: str | None, subject: str | None, roles: Sequence[str], ttl_s: int | None) -> str:

@@ -11,7 +11,7 @@ import orjson
 
 from ..errors import InvalidArgument
 from ..scope import Scope
-from ..supervision.restart import RestartPolicy
+from ..supervision.spec import RestartPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,5 +25,11 @@ def sleep_ns(host: Host, actor: Actor, duration_ns: int) -> Any:
     """Suspend the caller."""
     # No longer than the message may take anyway: asyncio refuses delays of centuries, and a timer outlives its actor.
     delay_s = min(duration_ns / 1e9, actor.spec.limits.wall_s_per_message_max + 1.0)
-    host.loop.call_later(delay_s, host.scheduler.resume, actor, actor.wait_token, None)
+    token = actor.wait_token
+
+    def wake() -> None:
+        actor.alarm = None
+        host.scheduler.resume(actor, token, None)
+
+    actor.alarm = host.loop.call_later(delay_s, wake)
     return PENDING

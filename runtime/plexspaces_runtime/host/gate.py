@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..actors.actor import Actor
 from ..actors.asks import Asks
+from ..actors.groups import Groups
 from ..actors.guest import HostRequest, Ok
 from ..actors.registry import Registry
 from ..actors.sizes import check_size
+from ..actors.timers import Timers
 from ..clock import Clock
-from ..errors import ActorNotFound, PermissionDenied, PlexSpacesError, Unavailable
+from ..errors import ActorNotFound, InvalidArgument, PermissionDenied, PlexSpacesError, Unavailable
 from ..events import EventBus, HostFault, PermissionRefused
 from ..ids import Ids
 from ..scheduler import PENDING, GuestTrap
 from ..scope import Address
-from . import clock, lifecycle, logging, messaging, random
+from . import clock, lifecycle, logging, messaging, process_groups, random, registry, timers
 from .wire import error_value
 
 if TYPE_CHECKING:
@@ -26,10 +29,15 @@ if TYPE_CHECKING:
 # Harmless to everybody but the actor itself, and no actor works without them.
 _ALWAYS_GRANTED: Final = frozenset({"clock", "random", "logging"})
 
+_TEXT_BYTES_MAX: Final = 256
+
 # Interfaces of the WIT, by the module that serves them.
 _SERVED: Final[dict[str, Any]] = {
     "messaging": messaging,
     "lifecycle": lifecycle,
+    "timers": timers,
+    "process-groups": process_groups,
+    "registry": registry,
     "clock": clock,
     "random": random,
     "logging": logging,
@@ -41,7 +49,11 @@ class Host:
 
     Args:
         functions: every function of the WIT: (interface, function) to whether its result can hold an error.
-        loop: for sleeping.
+        loop: for sleeping and timers.
+
+    Attributes:
+        spawner: starts actors on behalf of others; set by the node.
+        on_end: takes a dead actor out of a store, one each; in this order, before anybody hears of the end.
     """
 
     def __init__(
@@ -61,6 +73,17 @@ class Host:
         self.ids = ids
         self.events = events
         self.loop = loop
+        self.interfaces = frozenset(interface for interface, _ in functions)
+        self.groups = Groups()
+        self.timers = Timers(clock, self._set_timer_alarm, partial(timers.due, self))
+        self._timer_alarm: asyncio.TimerHandle | None = None
+        self.spawner: lifecycle.Spawner | None = None
+        self.on_end: list[Callable[[Actor], None]] = [
+            registry.remove,
+            self.groups.leave_all,
+            self.timers.cancel_all,
+            _forget_sleep,
+        ]
         # Set by the node: the scheduler needs `serve` to be made, and this needs the scheduler.
         self.scheduler: Scheduler
         self._functions: dict[tuple[str, str], tuple[Callable[..., Any], bool]] = {
@@ -111,10 +134,15 @@ class Host:
             return Ok(value)
         return value
 
+    def release(self, actor: Actor) -> None:
+        """Take a dead actor out of every store."""
+        for leave in self.on_end:
+            leave(actor)
+
     # -- what the modules share ---------------------------------------------------------------------------
 
     def find(self, actor: Actor, name: str) -> Actor:
-        """The living actor that `actor` calls `name`.
+        """The actor that `actor` calls `name`: a living one, or a virtual one that lives from now on.
 
         Raises:
             ActorNotFound, InvalidArgument
@@ -122,12 +150,30 @@ class Host:
         found = self.registry.find(actor.address.scope, name)
         if found is None:
             address = Address.parse(actor.address.scope, name)
-            found = self.registry.find(address.scope, address.text)
+            found = self.registry.resolve(address.scope, address.text)
             if found is None:
-                raise ActorNotFound(
-                    f"there is no actor {address.text!r} in namespace {address.scope.namespace!r}", actor=address.text
-                )
+                raise _absent(address)
         return found
+
+    def find_living(self, actor: Actor, name: str) -> Actor:
+        """The actor that `actor` calls `name`, if it lives.
+
+        Raises:
+            ActorNotFound, InvalidArgument
+        """
+        found, _ = self.look_up(actor, name)
+        if found is None:
+            raise _absent(Address.parse(actor.address.scope, name))
+        return found
+
+    def look_up(self, actor: Actor, name: str) -> tuple[Actor | None, str]:
+        """The actor that `actor` calls `name`, None unless it lives; and the name as it is written.
+
+        Raises:
+            InvalidArgument
+        """
+        address = Address.parse(actor.address.scope, name)
+        return self.registry.find(address.scope, address.text), address.text
 
     def check_payload(self, actor: Actor, payload: str) -> None:
         """Refuse a payload that is larger than may be sent.
@@ -136,3 +182,30 @@ class Host:
             LimitExceeded
         """
         check_size("payload", payload, actor.spec.limits.payload_bytes_max)
+
+    def check_text(self, what: str, text: str) -> None:
+        """Refuse a name or value that is empty or longer than such may be.
+
+        Raises:
+            InvalidArgument
+        """
+        size = len(text.encode("utf-8", "replace"))
+        if not 1 <= size <= _TEXT_BYTES_MAX:
+            raise InvalidArgument(f"{what} has 1 to {_TEXT_BYTES_MAX} bytes, not {size}")
+
+    def _set_timer_alarm(self, delay_s: float | None) -> None:
+        if self._timer_alarm is not None:
+            self._timer_alarm.cancel()
+        self._timer_alarm = None if delay_s is None else self.loop.call_later(delay_s, self.timers.ring)
+
+
+def _forget_sleep(actor: Actor) -> None:
+    if actor.alarm is not None:
+        actor.alarm.cancel()
+        actor.alarm = None
+
+
+def _absent(address: Address) -> ActorNotFound:
+    return ActorNotFound(
+        f"there is no actor {address.text!r} in namespace {address.scope.namespace!r}", actor=address.text
+    )

@@ -62,7 +62,7 @@ def send(host: Host, actor: Actor, to: str, op: str, payload: str) -> Any:
     """Deliver a cast; while the receiver's mailbox is full the sender is suspended."""
     target = host.find(actor, to)
     host.check_payload(actor, payload)
-    envelope = _envelope(host, actor, Kind.CAST, op, payload, _inherited_deadline_ns(actor))
+    envelope = message(host, actor, Kind.CAST, op, payload, inherited_deadline_ns(actor))
     if host.scheduler.deliver(target, envelope):
         return envelope.id
     refuse_cycle(host.registry, actor, target)
@@ -91,15 +91,20 @@ def _open(host: Host, actor: Actor, to: str, op: str, payload: str, deadline_ns:
     target = host.find(actor, to)
     host.check_payload(actor, payload)
     refuse_cycle(host.registry, actor, target)
-    envelope = _envelope(host, actor, Kind.CALL, op, payload, deadline_ns)
+    envelope = message(host, actor, Kind.CALL, op, payload, deadline_ns)
     pending: PendingAsk = host.asks.open(envelope.id, target.address, actor, deadline_ns, ended)
     envelope.pending = pending
-    if not host.scheduler.deliver(target, envelope):
+    try:
+        delivered = host.scheduler.deliver(target, envelope)
+    except PlexSpacesError:
+        host.asks.abandon(pending)
+        raise
+    if not delivered:
         host.asks.abandon(pending)
         raise _mailbox_full(target)
 
 
-def _envelope(host: Host, actor: Actor, kind: Kind, op: str, payload: str, deadline_ns: int) -> Envelope:
+def message(host: Host, actor: Actor, kind: Kind, op: str, payload: str, deadline_ns: int) -> Envelope:
     """A message that inherits caller and trace from the one being handled."""
     cause = actor.current
     if cause is None:
@@ -109,14 +114,14 @@ def _envelope(host: Host, actor: Actor, kind: Kind, op: str, payload: str, deadl
     )
 
 
-def _inherited_deadline_ns(actor: Actor) -> int:
+def inherited_deadline_ns(actor: Actor) -> int:
     return actor.current.deadline_ns if actor.current is not None else 0
 
 
 def _deadline_ns(host: Host, actor: Actor, timeout_ms: int) -> int:
     """The smaller of the own timeout and what is left of the caller's."""
     own_ns = host.clock.monotonic_ns() + (timeout_ms or actor.spec.limits.ask_timeout_ms) * 1_000_000
-    inherited_ns = _inherited_deadline_ns(actor)
+    inherited_ns = inherited_deadline_ns(actor)
     return min(own_ns, inherited_ns) if inherited_ns else own_ns
 
 

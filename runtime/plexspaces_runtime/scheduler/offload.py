@@ -89,6 +89,7 @@ class Offloader:
                 if arrived is None:
                     return
                 burning.append((arrived, 0))
+            arrived = None
             actor, used_ns = burning.popleft()
             assert actor.guest is not None
             before_ns = cpu_ns()
@@ -99,6 +100,8 @@ class Offloader:
                 burning.append((actor, used_ns))
             else:
                 self._hand_back(actor, outcome, used_ns)
+            # Waiting for the next one, a thread must not keep the last one.
+            del actor
 
     def _hand_back(self, actor: Actor, outcome: Poll, used_ns: int) -> None:
         def arrive() -> None:

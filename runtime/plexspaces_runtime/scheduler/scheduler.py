@@ -15,23 +15,25 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
 
-from ..actors import exits, lifecycle
-from ..actors.actor import Actor, ActorSpec, Run, Step, Stop, Upgrade
+from ..actors import exits, lifecycle, links
+from ..actors.actor import Actor, ActorSpec, Deactivate, Run, Step, Stop, Upgrade
 from ..actors.asks import Asks
 from ..actors.deadlines import Deadlines
-from ..actors.envelope import Envelope
+from ..actors.envelope import Envelope, Kind
 from ..actors.exits import Exit
 from ..actors.guest import Export, Failure, Guest, HostRequest, Poll, Result, Trapped
 from ..actors.sizes import check_size
 from ..clock import Clock
 from ..config import Limits
 from ..errors import ActorExited, Conflict, HandlerCrashed, HandlerRefused, LimitExceeded, PlexSpacesError
-from ..events import EventBus, FiberOffloaded, MessageExpired, NodeFault
+from ..events import DeactivationRefused, EventBus, FiberOffloaded, MessageExpired, MessageRefused, NodeFault
 from .offload import Offloader
 
 
@@ -61,14 +63,23 @@ class Ticker(Protocol):
 
 
 class _WallLimit:
-    """A message that is suspended; `Deadlines` keeps it."""
+    """A message, or a step of a plan, that is suspended; `Deadlines` keeps it."""
 
-    __slots__ = ("actor", "bucket", "envelope")
+    __slots__ = ("actor", "bucket", "work")
 
-    def __init__(self, actor: Actor, envelope: Envelope) -> None:
+    def __init__(self, actor: Actor, work: Envelope | Step) -> None:
         self.actor = actor
-        self.envelope = envelope
+        self.work = work
         self.bucket = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A dead actor whose end nobody has heard of; `step` is what it was in the middle of."""
+
+    actor: Actor
+    exit: Exit
+    step: Step | None
 
 
 class Scheduler:
@@ -81,6 +92,7 @@ class Scheduler:
         asks: the questions under way.
         ticker: the epoch.
         serve: answers a host call at once, or answers `PENDING` and calls `resume` later.
+        release: takes a dead actor out of every store (names, groups, timers), before anybody hears of its end.
         set_wall_alarm: like `Deadlines`' alarm, for suspended messages.
     """
 
@@ -93,6 +105,7 @@ class Scheduler:
         asks: Asks,
         ticker: Ticker,
         serve: Callable[[Actor, HostRequest], Any],
+        release: Callable[[Actor], None],
         set_wall_alarm: Callable[[float], None],
     ) -> None:
         self._clock = clock
@@ -101,12 +114,16 @@ class Scheduler:
         self._asks = asks
         self._ticker = ticker
         self._serve = serve
+        self._release = release
         self._ready: deque[Actor] = deque()
         self._scheduled = False
         # While an actor runs, nobody else is begun: not from within an event, not from within a reply.
         self._in_turn = False
         self._breathing = False
         self._direct_until_ns = 0
+        # The dead whose end has yet to be told, in the order they died.
+        self._ended: deque[_Ended] = deque()
+        self._telling = False
         self._slice_ns = limits.slice_ms * 1_000_000
         self._offload_after_ns = self._slice_ns * limits.offload_after_slices
         self._loop = asyncio.get_running_loop()
@@ -135,6 +152,9 @@ class Scheduler:
 
         def ready() -> None:
             actor.advance(lifecycle.Event.STARTED)
+            actor.spawner = None
+            if actor.facets is not None:
+                actor.facets.started()
             on_started(None)
 
         try:
@@ -146,7 +166,13 @@ class Scheduler:
         self._wake(actor)
 
     def deliver(self, actor: Actor, envelope: Envelope) -> bool:
-        """Put a message into the mailbox; False when that is full."""
+        """Put a message into the mailbox; False when that is full.
+
+        Raises:
+            PlexSpacesError: a facet refuses it.
+        """
+        if actor.facets is not None and envelope.kind is not Kind.INFO:
+            actor.facets.admit(envelope)
         if not actor.mailbox.offer(envelope):
             return False
         if actor.run is Run.RESTING:
@@ -169,6 +195,8 @@ class Scheduler:
             self._loop.call_soon(self._breathe)
         elif now_ns >= self._direct_until_ns:
             return self.deliver(actor, envelope)
+        if actor.facets is not None:
+            actor.facets.admit(envelope)
         if not actor.mailbox.offer(envelope):
             return False
         actor.run = Run.READY
@@ -187,6 +215,11 @@ class Scheduler:
         if actor.run is Run.RESTING and actor.alive:
             self._wake(actor)
 
+    def notify(self, actor: Actor, notice: Envelope) -> None:
+        """Tell a living actor something of the node's: it goes before other messages, and no limit refuses it."""
+        actor.mailbox.offer_system(notice)
+        self.wake(actor)
+
     def stop(self, actor: Actor, exit_: Exit) -> None:
         """Let the actor finish its message and run its `terminate`, then end it."""
         actor.mailbox.offer_system(Stop(exit_))
@@ -200,6 +233,14 @@ class Scheduler:
     def upgrade(self, actor: Actor, spec: ActorSpec, on_done: Callable[[Exception | None], None]) -> None:
         """Let the actor go on as `spec`, between two messages, with its state."""
         actor.mailbox.offer_system(Upgrade(spec, on_done))
+        self.wake(actor)
+
+    def deactivate(self, actor: Actor, on_done: Callable[[str | None], bool]) -> None:
+        """End the actor with its state kept, if it is idle when its turn comes: see `Deactivate`.
+
+        `on_done` is called before the actor's exit is told to anybody.
+        """
+        actor.mailbox.offer_system(Deactivate(on_done))
         self.wake(actor)
 
     def describe(self, actor: Actor, on_done: Callable[[Result], None]) -> None:
@@ -280,9 +321,12 @@ class Scheduler:
 
     def _fault(self, actor: Actor, fault: Exception) -> None:
         """A bug of the node came up while it ran an actor: the others must not notice."""
+        self._report(actor, fault)
+        self._end(actor, exits.crashed("internal", f"a fault of the node ({type(fault).__name__}: {fault})"))
+
+    def _report(self, actor: Actor, fault: Exception) -> None:
         text = f"{type(fault).__name__}: {fault}"
         self._events.emit(NodeFault(actor.address, text, "".join(traceback.format_exception(fault))))
-        self._end(actor, exits.crashed("internal", f"a fault of the node ({text})"))
 
     def _run(self, actor: Actor) -> None:
         """One message, or one slice of it."""
@@ -390,8 +434,9 @@ class Scheduler:
             return False
         if value is PENDING:
             actor.run = Run.WAITING
-            if actor.current is not None and actor not in self._wall_of:
-                wall = self._wall_of[actor] = _WallLimit(actor, actor.current)
+            work = actor.current or actor.step
+            if work is not None and actor not in self._wall_of:
+                wall = self._wall_of[actor] = _WallLimit(actor, work)
                 self._walls.add(wall, self._now_ns() + int(limits.wall_s_per_message_max * 1e9))
             return False
         guest.answer(value)
@@ -401,13 +446,11 @@ class Scheduler:
         assert isinstance(entry, _WallLimit)
         actor = entry.actor
         self._wall_of.pop(actor, None)
-        if actor.alive and actor.current is entry.envelope:
+        if actor.alive and entry.work in (actor.current, actor.step):
+            what = f"`{entry.work.export.value}`" if isinstance(entry.work, Step) else "one message"
+            wall_s = actor.spec.limits.wall_s_per_message_max
             self._overrun(
-                actor,
-                exits.limit(
-                    "wall",
-                    f"one message took longer than wall_s_per_message_max = {actor.spec.limits.wall_s_per_message_max}",
-                ),
+                actor, exits.limit("wall", f"{what} took longer than wall_s_per_message_max = {wall_s}")
             )
 
     # -- messages -----------------------------------------------------------------------------------------
@@ -419,30 +462,43 @@ class Scheduler:
             return True
         mailbox = actor.mailbox
         while (signal := mailbox.take_system()) is not None:
-            if isinstance(signal, Stop):
-                self._begin_stop(actor, signal)
-                return True
-            if self._begin_upgrade(actor, signal):
+            match signal:
+                case Envelope():
+                    begun = self._begin_message(actor, signal)
+                case Stop():
+                    begun = self._begin_stop(actor, signal)
+                case Deactivate():
+                    begun = self._begin_deactivation(actor, signal)
+                case Upgrade():
+                    begun = self._begin_upgrade(actor, signal)
+            if begun:
                 return True
         while (envelope := mailbox.take()) is not None:
-            pending = envelope.pending
-            if pending is not None and pending.ended:
-                self._events.emit(MessageExpired(actor.address, envelope.id))
-                continue
-            actor.current = envelope
-            actor.advance(lifecycle.Event.TOOK)
-            assert actor.guest is not None
-            actor.guest.begin(
-                Export.HANDLE,
-                envelope.id,
-                envelope.kind.value,
-                envelope.op,
-                envelope.payload,
-                envelope.sender.text if envelope.sender is not None else "",
-                _context(envelope),
-            )
-            return True
+            if self._begin_message(actor, envelope):
+                return True
         return False
+
+    def _begin_message(self, actor: Actor, envelope: Envelope) -> bool:
+        """Begin to handle a message; False when it is void."""
+        pending = envelope.pending
+        if pending is not None and pending.ended:
+            self._events.emit(MessageExpired(actor.address, envelope.id))
+            return False
+        if envelope.claim is not None and not envelope.claim(actor):
+            return False
+        actor.current = envelope
+        actor.advance(lifecycle.Event.TOOK)
+        assert actor.guest is not None
+        actor.guest.begin(
+            Export.HANDLE,
+            envelope.id,
+            envelope.kind.value,
+            envelope.op,
+            envelope.payload,
+            envelope.sender.text if envelope.sender is not None else "",
+            _context(envelope),
+        )
+        return True
 
     def _done(self, actor: Actor) -> None:
         """A call of an export is over."""
@@ -467,11 +523,17 @@ class Scheduler:
         if isinstance(result, Failure) and result.crashed:
             self._end(actor, exits.crashed(result.code, result.message, result.traceback))
             return
+        if actor.facets is not None:
+            actor.facets.handled(envelope, result, actor.cpu_ns)
         self._settle_books(actor)
         actor.handled += 1
         self.messages += 1
         actor.advance(lifecycle.Event.FINISHED)
         pending = envelope.pending
+        if pending is None and isinstance(result, Failure):
+            self._events.emit(
+                MessageRefused(actor.address, envelope.id, envelope.op, result.code, result.message)
+            )
         if pending is None or pending.ended:
             return
         if isinstance(result, Failure):
@@ -552,7 +614,7 @@ class Scheduler:
         if not step.on_result(result):
             actor.plan.clear()
 
-    def _begin_stop(self, actor: Actor, signal: Stop) -> None:
+    def _begin_stop(self, actor: Actor, signal: Stop) -> bool:
         actor.advance(lifecycle.Event.STOPPED)
 
         def terminated(_result: Result) -> bool:
@@ -562,6 +624,7 @@ class Scheduler:
 
         actor.plan = [Step(Export.TERMINATE, lambda: (signal.exit.text,), terminated)]
         self._begin_step(actor)
+        return True
 
     def _begin_upgrade(self, actor: Actor, signal: Upgrade) -> bool:
         """Begin to replace the instance; False when nothing is left to run because it was refused at once."""
@@ -609,6 +672,51 @@ class Scheduler:
         self._begin_step(actor)
         return True
 
+    def _begin_deactivation(self, actor: Actor, signal: Deactivate) -> bool:
+        """Begin to put an idle actor aside; False when it is not idle any more."""
+
+        def idle() -> bool:
+            return actor.mailbox.empty and not actor.anchored
+
+        if not idle():
+            signal.on_done(None)
+            return False
+
+        def captured(result: Result) -> bool:
+            match result:
+                case Trapped(exit_):
+                    signal.on_done(None)
+                    self._end(actor, exit_)
+                    return False
+                case Failure():
+                    problem = f"its state cannot be kept: {result.message}"
+                case _:
+                    state = result or ""
+                    size = len(state.encode())
+                    problem = ""
+                    if size > actor.spec.limits.state_bytes_max:
+                        problem = f"its state has {size} bytes, more than state_bytes_max allows"
+            if problem:
+                self._events.emit(DeactivationRefused(actor.address, problem))
+            if problem or not idle():
+                signal.on_done(None)
+                return False
+
+            def terminated(_result: Result) -> bool:
+                # What came in the meantime stays in the mailbox, for the next incarnation.
+                self._end(actor, exits.SHUTDOWN)
+                return False
+
+            if not signal.on_done(state):
+                return False
+            actor.advance(lifecycle.Event.STOPPED)
+            actor.plan.append(Step(Export.TERMINATE, lambda: (exits.SHUTDOWN.text,), terminated))
+            return True
+
+        actor.plan = [Step(Export.GET_STATE, tuple, captured)]
+        self._begin_step(actor)
+        return True
+
     # -- ends ---------------------------------------------------------------------------------------------
 
     def _overrun(self, actor: Actor, exit_: Exit) -> None:
@@ -621,16 +729,32 @@ class Scheduler:
             self._end(actor, exit_)
 
     def _end(self, actor: Actor, exit_: Exit) -> None:
-        """The actor is dead from here on; ending a dead one does nothing."""
+        """The actor is dead from here on, and gone from every store; ending a dead one does nothing.
+
+        Others hear of it in the order of the deaths.  Telling of one may cause more, by links or by a supervisor's
+        decision: these are dead at once too, and told of after it, so that a chain of any length needs no stack.
+        """
         if not actor.alive:
             return
         if actor.run is Run.OFFLOADED:
-            # Its guest is another's just now; `_returned` comes back here.
-            actor.ending = exit_
+            # Its guest is another's just now; `_returned` comes back here.  The first reason is the reason.
+            if actor.ending is None:
+                actor.ending = exit_
             return
+        self._bury(actor, exit_)
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._ended:
+                self._tell(self._ended.popleft())
+        finally:
+            self._telling = False
+
+    def _bury(self, actor: Actor, exit_: Exit) -> None:
         actor.run = Run.RESTING
         actor.advance(lifecycle.Event.ENDED)
-        step, envelope = actor.step, actor.current
+        self._ended.append(_Ended(actor, exit_, actor.step))
         actor.step = None
         actor.plan = []
         for guest in (actor.guest, actor.previous_guest):
@@ -639,16 +763,38 @@ class Scheduler:
         actor.guest = actor.previous_guest = None
         for ask in tuple(actor.asks):
             self._asks.abandon(ask)
-        actor.on_exit(actor, exit_)
+        # What it was told is nothing to a successor, who inherits the mailbox.
+        actor.mailbox.forget_signals(lambda signal: isinstance(signal, Envelope))
+        self._confined(actor, lambda: self._release(actor))
+        facets, envelope = actor.facets, actor.current
+        if facets is not None:
+            if envelope is not None:
+                self._confined(actor, lambda: facets.handled(envelope, Trapped(exit_), actor.cpu_ns))
+            self._confined(actor, lambda: facets.ended(exit_))
+
+    def _tell(self, ended: _Ended) -> None:
+        actor, exit_ = ended.actor, ended.exit
+        self._confined(actor, lambda: links.sever(actor, exit_, self.notify, self._end))
+        self._confined(actor, lambda: actor.on_exit(actor, exit_))
+        envelope = actor.current
         self._settle_books(actor)
+        owed = list(actor.deferred.values())
         if envelope is not None and envelope.pending is not None:
-            self._asks.end(envelope.pending, _end_error(actor, exit_))
-        for pending in actor.deferred.values():
-            self._asks.end(pending, _end_error(actor, exit_))
+            owed.insert(0, envelope.pending)
         actor.deferred.clear()
+        for pending in owed:
+            self._confined(actor, partial(self._asks.end, pending, _end_error(actor, exit_)))
+        step = ended.step
         if step is not None:
             # Whoever waits for the start, the description or the upgrade hears why it will not come.
-            step.on_result(Trapped(exit_))
+            self._confined(actor, lambda: step.on_result(Trapped(exit_)))
+
+    def _confined(self, actor: Actor, do: Callable[[], object]) -> None:
+        """Do one part of an end: a bug in it must not keep the others from being done."""
+        try:
+            do()
+        except Exception as fault:  # noqa: BLE001 - as in `_guarded_run`
+            self._report(actor, fault)
 
 
 def _context(envelope: Envelope) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexspaces_runtime.actors.deadlines import GRANULARITY_NS, Deadlines
+from plexspaces_runtime.actors.deadlines import _BUCKETS_UNSWEPT, GRANULARITY_NS, Deadlines
 from plexspaces_runtime.clock import ManualClock
 
 
@@ -91,3 +91,74 @@ def test_one_that_discards_another_of_its_bucket_wins() -> None:
     world.clock.advance(1)
     deadlines.ring()
     assert (len(first.reached_ns), len(second.reached_ns)) == (1, 0)
+
+
+def test_what_is_discarded_is_not_kept_until_its_time() -> None:
+    world = World()
+    far = Entry(10**18)
+    world.deadlines.add(far, far.deadline_ns)
+    for number in range(10_000):
+        entry = Entry(10**17 + number * GRANULARITY_NS)
+        world.deadlines.add(entry, entry.deadline_ns)
+        world.deadlines.discard(entry)
+    assert len(world.deadlines._heap) == len(world.deadlines._buckets) <= _BUCKETS_UNSWEPT
+
+
+def test_a_sweep_in_the_middle_of_a_bucket_loses_and_repeats_nobody() -> None:
+    world = World()
+    reached: list[Entry] = []
+    first, second, late = Entry(1), Entry(2), Entry(3)
+
+    def on_reached(entry: Entry) -> None:
+        reached.append(entry)
+        if entry is first:
+            for number in range(2 * _BUCKETS_UNSWEPT):
+                other = Entry(0)
+                deadlines.add(other, 10**15 + number * GRANULARITY_NS)
+                deadlines.discard(other)
+        elif entry is second:
+            # The bucket is empty now and swept: this one opens another of the same number.
+            for number in range(2 * _BUCKETS_UNSWEPT):
+                other = Entry(0)
+                deadlines.add(other, 10**16 + number * GRANULARITY_NS)
+                deadlines.discard(other)
+            deadlines.add(late, late.deadline_ns)
+
+    deadlines = Deadlines(world.clock, world._set, on_reached)  # type: ignore[arg-type]
+    for entry in (first, second):
+        deadlines.add(entry, entry.deadline_ns)
+    world.clock.advance(1)
+    deadlines.ring()
+    assert reached == [first, second, late]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), st.integers(0, 30)),
+            st.tuples(st.just("discard"), st.integers(0, 200)),
+            st.tuples(st.just("wait"), st.integers(0, 5)),
+        ),
+        max_size=200,
+    )
+)
+def test_however_they_come_and_go_each_is_reached_once(steps: list[tuple[str, int]]) -> None:
+    world = World()
+    entries: list[Entry] = []
+    discarded: set[int] = set()
+    for what, number in steps:
+        now_ns = world.clock.monotonic_ns()
+        if what == "add":
+            entries.append(Entry(now_ns + number * GRANULARITY_NS))
+            world.deadlines.add(entries[-1], entries[-1].deadline_ns)
+        elif what == "discard" and entries:
+            chosen = number % len(entries)
+            if not entries[chosen].reached_ns:
+                discarded.add(chosen)
+            world.deadlines.discard(entries[chosen])
+        else:
+            world.run_until(now_ns + number * GRANULARITY_NS)
+    world.run_until(world.clock.monotonic_ns() + 31 * GRANULARITY_NS)
+    for number, entry in enumerate(entries):
+        assert len(entry.reached_ns) == (number not in discarded)
+    assert not any(world.deadlines._buckets.values())

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from plexspaces_runtime.api.config import HttpConfig
 from plexspaces_runtime.api.server import HttpServer
 from plexspaces_runtime.clock import Clock, SystemClock
 from plexspaces_runtime.config import AuthConfig, Limits
+from plexspaces_runtime.deployment.appconfig import AppConfig, FacetTypes, SupervisorConfig
 from plexspaces_runtime.deployment.model import Deployment
+from plexspaces_runtime.deployment.status import ApplicationStatus, TreeNode
 from plexspaces_runtime.errors import (
     ActorNotFound,
+    Conflict,
     DeadlineExceeded,
     HandlerCrashed,
     HandlerRefused,
@@ -90,6 +93,9 @@ class MemoryNode:
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     living: dict[Address, MemoryActor] = field(default_factory=dict)
     deployed: dict[tuple[Scope, str], Deployment] = field(default_factory=dict)
+    stopped: set[Address] = field(default_factory=set)
+    ends: list[tuple[Address, bool]] = field(default_factory=list)
+    applied: dict[tuple[str, str], tuple[ApplicationStatus, AppConfig]] = field(default_factory=dict)
     uploads: list[Path] = field(default_factory=list)
     messages: list[tuple[str, str, str, str]] = field(default_factory=list)
     tells: set[asyncio.Task[None]] = field(default_factory=set)
@@ -133,6 +139,14 @@ class MemoryNode:
     async def stop_actor(self, address: Address, *, kill: bool = False) -> None:
         self._find(address)
         del self.living[address]
+        self.stopped.add(address)
+        self.ends.append((address, kill))
+
+    async def restart_actor(self, address: Address) -> None:
+        if address not in self.living and address not in self.stopped:
+            raise ActorNotFound(f"there is no actor {address.text!r}", actor=address.text)
+        self.stopped.discard(address)
+        self.spawn(address)
 
     async def deploy(self, scope: Scope, actor_type: str, wasm: Path, config: Mapping[str, Any]) -> Deployment:
         self.uploads.append(wasm)
@@ -170,6 +184,128 @@ class MemoryNode:
 
     def deployment(self, scope: Scope, actor_type: str) -> Deployment | None:
         return self.deployed.get((scope, actor_type))
+
+    async def deploy_application(
+        self, tenant: str, config: AppConfig, components: Mapping[str, Path]
+    ) -> ApplicationStatus:
+        self.uploads.extend(components.values())
+        hashes = {}
+        for name, wasm in components.items():
+            content = wasm.read_bytes()
+            if not content.startswith(b"\0asm"):
+                raise InvalidComponent(f"component {name!r} is not WebAssembly: it does not begin with \\0asm")
+            hashes[name] = hashlib.sha256(content).hexdigest()
+        scope = Scope(tenant, config.namespace)
+        before, old = self.applied.get((tenant, config.name), (None, None))
+        if before is not None and before.scope != scope:
+            raise Conflict(f"application {config.name!r} runs in namespace {before.scope.namespace!r}")
+        wanted = {child.name: child for child in config.actors()}
+        had = {child.name: child for child in old.actors()} if old is not None else {}
+        changed = [name for name in wanted if name in had and wanted[name] != had[name]]
+        changes = [
+            *(f"stopped {name}" for name in had if name not in wanted),
+            *(f"started {name}" for name in wanted if name not in had),
+            *(f"restarted {name}" for name in changed),
+        ]
+        for name in had:
+            if name not in wanted or name in changed:
+                self.living.pop(Address(scope, name), None)
+        for name in wanted:
+            if Address(scope, name) not in self.living:
+                self.spawn(Address(scope, name))
+        status = ApplicationStatus(
+            scope=scope,
+            name=config.name,
+            state="running",
+            version=before.version + 1 if before is not None else 1,
+            restarts=0,
+            last_exit="",
+            next_start_ms=0,
+            actors=len(wanted),
+            components=hashes,
+            changes=tuple(changes),
+        )
+        self.applied[tenant, config.name] = (status, config)
+        return status
+
+    def applications(self, tenant: str, namespace: str | None = None) -> list[ApplicationStatus]:
+        return [
+            status
+            for (owner, _), (status, _) in sorted(self.applied.items())
+            if owner == tenant and namespace in (None, status.scope.namespace)
+        ]
+
+    def application(self, tenant: str, name: str) -> ApplicationStatus:
+        if (tenant, name) not in self.applied:
+            raise NotFound(f"there is no application {name!r}", application=name)
+        return self.applied[tenant, name][0]
+
+    async def restart_application(self, tenant: str, name: str) -> ApplicationStatus:
+        status = self.application(tenant, name)
+        status = replace(status, restarts=status.restarts + 1)
+        config = self.applied[tenant, name][1]
+        for child in config.actors():
+            self.spawn(Address(status.scope, child.name))
+        self.applied[tenant, name] = (status, config)
+        return status
+
+    async def undeploy_application(self, tenant: str, name: str) -> None:
+        scope = self.application(tenant, name).scope
+        for child in self.applied.pop((tenant, name))[1].actors():
+            self.living.pop(Address(scope, child.name), None)
+
+    def tree(self, tenant: str, namespace: str | None = None) -> list[TreeNode]:
+        roots = [
+            self._branch(status.scope, config.supervisor, name, "application", status.restarts)
+            for (owner, name), (status, config) in sorted(self.applied.items())
+            if owner == tenant and namespace in (None, status.scope.namespace)
+        ]
+        return roots + [
+            replace(
+                self._branch(each.scope, SupervisorConfig(), each.actor_type, "deployment"),
+                children=(self._leaf(Address(each.scope, each.actor_type), "transient"),),
+            )
+            for each in self.deployments(tenant, namespace)
+        ]
+
+    def _branch(self, scope: Scope, config: SupervisorConfig, name: str, kind: str, restarts: int = 0) -> TreeNode:
+        return TreeNode(
+            name=name,
+            kind=kind,
+            state="running",
+            address=None,
+            strategy=config.strategy.value,
+            restart="permanent" if kind == "supervisor" else "",
+            restarts=restarts,
+            restarts_max=config.restarts_max,
+            restarts_in_window=0,
+            last_exit="",
+            mailbox_messages=0,
+            messages_handled=0,
+            children=tuple(
+                self._leaf(Address(scope, child.name), child.restart.value)
+                if child.supervisor is None
+                else self._branch(scope, child.supervisor, child.name, "supervisor")
+                for child in config.children
+            ),
+        )
+
+    def _leaf(self, address: Address, restart: str) -> TreeNode:
+        actor = self.living.get(address)
+        return TreeNode(
+            name=address.type,
+            kind="actor",
+            state="idle" if actor is not None else "stopped",
+            address=address,
+            strategy="",
+            restart=restart,
+            restarts=0,
+            restarts_max=0,
+            restarts_in_window=0,
+            last_exit="" if actor is not None else "shutdown",
+            mailbox_messages=0,
+            messages_handled=actor.handled if actor is not None else 0,
+        )
 
     def actors(self, tenant: str, namespace: str | None = None) -> list[ActorInfo]:
         return [
@@ -245,12 +381,13 @@ async def serving(
     node: MemoryNode | None = None,
     config: HttpConfig | None = None,
     auth: AuthConfig | None = None,
+    facet_types: FacetTypes | None = None,
 ) -> AsyncIterator[Served]:
     """A server with a counter `default/default/counter` behind it."""
     node = node or MemoryNode()
     authority = LocalAuthority(KEY, node.clock)
     config = config or HttpConfig(port=0)
-    server = HttpServer(node, Authenticator(authority, auth, clock=node.clock), config)
+    server = HttpServer(node, Authenticator(authority, auth, clock=node.clock), config, facet_types=facet_types)
     await server.start()
     node.spawn(Address(Scope("default", "default"), "counter"))
     token = authority.mint("default", "ada", ["admin"], 3600)

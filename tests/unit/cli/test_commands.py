@@ -163,7 +163,7 @@ def test_tell_prints_the_id_and_sends_the_idempotency_key(node: Node) -> None:
     ],
 )
 def test_a_refusal_is_told_and_has_its_exit_status(node: Node, http: int, code: str, status: int) -> None:
-    problem = {"type": "x", "status": http, "code": code, "detail": "what happened", "limit": 3}
+    problem = {"type": "x", "status": http, "code": code, "detail": "what happened", "details": {"limit": 3}}
     node.answers += [(http, problem), (http, problem)]
     plain = run("ask", "counter", "get", env=at(node))
     assert (plain.status, plain.out) == (status, "")
@@ -218,14 +218,17 @@ def test_ps_prints_all_pages_as_a_table_or_json(node: Node) -> None:
 
 def test_stop_and_info(node: Node) -> None:
     described = {"increment": {}, "get": {}}
-    node.answers += [(204, None), (200, {"state": "idle", "last_exit": "", "cpu_ms": 1.23456, "handlers": described})]
+    shown = {"state": "idle", "last_exit": "", "cpu_ms": 1.23456, "facets": {"metrics": {"messages": 3}}, "labels": {}}
+    node.answers += [(204, None), (200, {**shown, "handlers": described})]
     assert run("stop", "counter/k", env=at(node)).out == "stopped counter/k\n"
-    assert node.last[:2] == ("DELETE", "/api/v1/actors/acme/default/counter/k")
+    assert node.last[:3] == ("DELETE", "/api/v1/actors/acme/default/counter/k", {})
     lines = [line.split(maxsplit=2) for line in run("info", "counter", env=at(node)).out.splitlines()]
     assert lines == [
         ["state", "idle"],
         ["last", "exit", "-"],
         ["cpu", "ms", "1.2"],
+        ["facets", '{"metrics":', '{"messages": 3}}'],
+        ["labels", "-"],
         ["operations", "increment,", "get"],
     ]
     assert node.last[:2] == ("GET", "/api/v1/actors/acme/default/counter/info")
@@ -248,16 +251,17 @@ def test_deploy_sends_the_component_and_its_configuration(node: Node, tmp_path: 
         assert part in body
 
 
-def test_an_application_is_refused_clearly(tmp_path: Path) -> None:
-    result = run("deploy", str(tmp_path / "app-config.toml"))
-    assert result.status == 1
-    assert "not available in this version" in result.err
+def not_found() -> tuple[int, Any]:
+    return 404, {"status": 404, "code": "not-found", "detail": "nothing", "details": {"application": "x"}}
 
 
-def test_undeploy(node: Node) -> None:
-    node.answers.append((204, None))
-    assert run("undeploy", "counter", env=at(node)).status == 0
+def test_undeploy_of_a_type(node: Node) -> None:
+    node.answers += [not_found(), (204, None), (204, None)]
+    assert run("undeploy", "counter", env=at(node)).out == "undeployed default/counter\n"
     assert node.last[:2] == ("DELETE", "/api/v1/deployments/default/counter")
+    assert run("undeploy", "counter", "--type", "-n", "ns", env=at(node)).status == 0
+    assert node.last[:2] == ("DELETE", "/api/v1/deployments/ns/counter")
+    assert len(node.requests) == 3
 
 
 def test_build_reports_every_mistake_and_writes_nothing(tmp_path: Path) -> None:
@@ -373,7 +377,10 @@ def test_where_a_node_is_looked_for(tmp_path: Path) -> None:
     assert (found.url, found.token, found.tenant) == ("http://x", "junk", "default")
 
 
-@pytest.mark.parametrize("command", [["--help"], ["ps", "--help"], ["build", "--help"], ["token", "--help"]])
+@pytest.mark.parametrize(
+    "command",
+    [["--help"], ["ps", "--help"], ["tree", "--help"], ["deploy", "--help"], ["build", "--help"], ["token", "--help"]],
+)
 def test_heavy_packages_are_not_imported_before_they_are_needed(command: list[str]) -> None:
     code = (
         "import sys\nfrom plexspaces_runtime.cli.app import cli\n"

@@ -8,7 +8,7 @@ import pytest
 
 from plexspaces_runtime.deployment.model import DeployConfig, choose_role, parse_description
 from plexspaces_runtime.errors import InvalidArgument
-from plexspaces_runtime.supervision.restart import RestartPolicy
+from plexspaces_runtime.supervision.spec import RestartPolicy
 
 INTERFACES = frozenset({"messaging", "keyvalue"})
 

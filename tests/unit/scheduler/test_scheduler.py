@@ -9,6 +9,8 @@ import orjson
 import pytest
 
 from plexspaces_runtime.actors import exits
+from plexspaces_runtime.actors.actor import Actor
+from plexspaces_runtime.actors.exits import Exit
 from plexspaces_runtime.actors.guest import Err, Failure, Ok, Trapped
 from plexspaces_runtime.actors.lifecycle import State
 from plexspaces_runtime.errors import (
@@ -19,7 +21,8 @@ from plexspaces_runtime.errors import (
     LimitExceeded,
 )
 from plexspaces_runtime.events import FiberOffloaded, GuestLogged, GuestLogTruncated, MessageExpired
-from tests.unit.scripted import BURN, Bench, call, returns
+from plexspaces_runtime.scope import Address
+from tests.unit.scripted import BURN, SCOPE, Bench, call, returns
 
 
 def echo(_id: str, _kind: str, op: str, payload: str, _sender: str, _context: str) -> Any:
@@ -157,6 +160,24 @@ async def test_a_handler_that_calls_the_host_without_end_meets_its_limit() -> No
     assert isinstance(outcome, HandlerCrashed)
     assert outcome.details["exit"] == "limit(host-calls)"
     assert calls == 50
+
+
+async def test_an_init_that_waits_for_ever_meets_the_wall_limit_too() -> None:
+    bench = Bench(wall_s_per_message_max=0.05)
+
+    def init(*_: Any) -> Any:
+        yield call("clock", "sleep-ns", 3_600_000_000_000)
+
+    actor = Actor(Address.parse(SCOPE, "a"), bench.spec(init=init), bench._exited, started_ms=0)
+    bench.registry.add(actor)
+    done: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
+    bench.scheduler.start(actor, None, done.set_result)
+    async with asyncio.timeout(5):
+        failed = await done
+    assert failed is not None
+    assert failed.text == "limit(wall)"
+    assert "`init` took longer than wall_s_per_message_max = 0.05" in failed.message
+    assert not actor.alive
 
 
 async def test_a_suspended_message_meets_its_wall_limit() -> None:

@@ -7,50 +7,68 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexspaces_runtime.actors import exits
-from plexspaces_runtime.supervision.restart import Forget, Intensity, Restart, RestartPolicy, decide
+from plexspaces_runtime.supervision.restart import Decision, Verdict, count, verdict
+from plexspaces_runtime.supervision.spec import Backoff, RestartPolicy, SupervisorSpec
 
 CRASH = exits.crashed("ValueError", "x")
-LIMIT = Intensity(restarts_max=3, window_s=60.0, backoff_s=1.0, backoff_s_max=8.0)
 
 
-@pytest.mark.parametrize("exit_", [exits.NORMAL, exits.SHUTDOWN, exits.KILLED, CRASH, exits.limit("cpu", "x")])
-@pytest.mark.parametrize("policy", list(RestartPolicy))
-def test_who_is_restarted(policy: RestartPolicy, exit_: exits.Exit) -> None:
-    verdict = decide(policy, exit_, (), 0.0, LIMIT)
-    restarted = {
-        RestartPolicy.PERMANENT: True,
-        RestartPolicy.TRANSIENT: exit_.reason not in (exits.Reason.NORMAL, exits.Reason.SHUTDOWN),
-        RestartPolicy.TEMPORARY: False,
-    }[policy]
-    assert isinstance(verdict, Restart if restarted else Forget)
+ANY = SupervisorSpec(restarts_max=3, window_s=60.0)
 
 
-def delays(times: list[float]) -> list[float]:
-    history: tuple[float, ...] = ()
-    found = []
-    for now in times:
-        verdict = decide(RestartPolicy.PERMANENT, CRASH, history, now, LIMIT)
-        assert isinstance(verdict, Restart)
-        found.append(verdict.delay_s)
-        history = verdict.history
-    return found
+@pytest.mark.parametrize(
+    ("policy", "orderly", "otherwise"),
+    [
+        (RestartPolicy.PERMANENT, Verdict.RESTART, Verdict.RESTART),
+        (RestartPolicy.TRANSIENT, Verdict.STAY_DOWN, Verdict.RESTART),
+        (RestartPolicy.TEMPORARY, Verdict.FORGET, Verdict.FORGET),
+    ],
+)
+def test_verdicts(policy: RestartPolicy, orderly: Verdict, otherwise: Verdict) -> None:
+    for exit_ in (exits.NORMAL, exits.SHUTDOWN):
+        assert verdict(policy, exit_, (), 0.0, ANY).verdict is orderly
+    for exit_ in (exits.KILLED, CRASH, exits.limit("cpu", "x"), exits.NOPROC, exits.Exit(exits.Reason.NONDETERMINISM)):
+        assert verdict(policy, exit_, (), 0.0, ANY).verdict is otherwise
 
 
-def test_up_to_the_intensity_at_once_then_ever_later_then_no_later_than_the_most() -> None:
-    assert delays([0, 1, 2, 3, 4, 5, 6, 7]) == [0, 0, 0, 1, 2, 4, 8, 8]
+def test_only_restarts_are_remembered() -> None:
+    assert verdict(RestartPolicy.TEMPORARY, CRASH, (1.0, 2.0), 3.0, ANY) == Decision(Verdict.FORGET, (1.0, 2.0))
+    assert verdict(RestartPolicy.PERMANENT, CRASH, (1.0, 2.0), 3.0, ANY) == Decision(Verdict.RESTART, (1.0, 2.0, 3.0))
 
 
-def test_a_restart_as_old_as_the_window_still_counts_and_an_older_one_does_not() -> None:
-    assert delays([0, 1, 2, 60.0])[-1] == 1
-    assert delays([0, 1, 2, 60.001])[-1] == 0
+@pytest.mark.parametrize(
+    ("earlier", "expected"),
+    [((0.0, 1.0), Verdict.RESTART), ((0.0, 1.0, 2.0), Verdict.GIVE_UP), ((0.0, 1.0, 2.0, 3.0), Verdict.GIVE_UP)],
+)
+def test_one_below_at_and_one_above_the_intensity(earlier: tuple[float, ...], expected: Verdict) -> None:
+    assert count(earlier, 4.0, ANY).verdict is expected
 
 
-def test_after_a_quiet_window_all_is_forgiven() -> None:
-    assert delays([0, 1, 2, 3, 4, 200])[-1] == 0
+def test_none_at_all() -> None:
+    assert count((), 0.0, SupervisorSpec(restarts_max=0)) == Decision(Verdict.GIVE_UP, (0.0,))
+
+
+def test_the_window_includes_its_edge() -> None:
+    assert count((0.0, 1.0), 60.0, ANY).history == (0.0, 1.0, 60.0)
+    assert count((0.0, 1.0), 60.001, ANY).history == (1.0, 60.001)
+    assert count((0.0, 0.0, 0.0), 60.0, ANY).verdict is Verdict.GIVE_UP
+    assert count((0.0, 0.0, 0.0), 60.001, ANY).verdict is Verdict.RESTART
+
+
+def test_backoff_doubles_from_the_first_restart_on_and_never_overflows() -> None:
+    limit = SupervisorSpec(restarts_max=5_000, window_s=1e9, backoff=Backoff(0.5, 3.0))
+    delays_s = [count((0.0,) * earlier, 0.0, limit).delay_s for earlier in (0, 1, 2, 3, 4_000)]
+    assert delays_s == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
 @given(st.lists(st.floats(0, 1_000), max_size=60).map(sorted))
-def test_never_more_immediate_restarts_in_a_window_than_the_intensity(times: list[float]) -> None:
-    immediate = [now for now, delay in zip(times, delays(times), strict=True) if delay == 0]
-    for now in immediate:
-        assert sum(now - LIMIT.window_s <= other <= now for other in immediate) <= LIMIT.restarts_max
+def test_never_more_restarts_in_a_window_than_the_intensity(times: list[float]) -> None:
+    history: tuple[float, ...] = ()
+    granted: list[float] = []
+    for now_s in times:
+        decision = count(history, now_s, ANY)
+        if decision.verdict is Verdict.GIVE_UP:
+            break
+        history = decision.history
+        granted.append(now_s)
+        assert sum(now_s - ANY.window_s <= at <= now_s for at in granted) <= ANY.restarts_max

@@ -1,7 +1,8 @@
-"""`ps`, `ask`, `tell`, `info`, `stop`: what one does with actors that run."""
+"""`ps`, `ask`, `tell`, `info`, `stop`, `kill`, `restart`: what one does with actors that run."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,7 +13,8 @@ import click
 
 from ..arguments import ArgumentError, parse_arguments
 from ..client import NodeClient
-from ..output import json_option, json_wanted, show_json, show_table
+from ..output import Cell, count_text, json_option, json_wanted, show_json, show_table, state_cell
+from .apps import application_path
 from .deploy import operations
 
 _HEADINGS = {"started_ms": "started"}
@@ -36,11 +38,11 @@ def ps(namespace: str | None) -> None:
     if json_wanted():
         show_json({"actors": actors})
         return
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             str(each["namespace"]),
             str(each["type"]) if each["key"] == "default" else f"{each['type']}/{each['key']}",
-            str(each["state"]),
+            state_cell(str(each["state"])),
             str(each["mailbox_messages"]),
             str(each["messages_handled"]),
             str(each["restarts"]),
@@ -142,13 +144,60 @@ def info(actor: str, namespace: str, tenant: str | None) -> None:
 @address_options
 @json_option
 def stop(actor: str, namespace: str, tenant: str | None) -> None:
-    """Stop ACTOR (`type` or `type/key`); it finishes the message it is handling."""
+    """Stop ACTOR (`type` or `type/key`); it finishes the message it is handling.
+
+    It stays down until it is restarted or deployed.
+    """
+    _end(actor, namespace, tenant, kill=False, done="stopped")
+
+
+@click.command()
+@click.argument("actor")
+@address_options
+@json_option
+def kill(actor: str, namespace: str, tenant: str | None) -> None:
+    """Stop ACTOR (`type` or `type/key`) at once, in the middle of whatever it does.
+
+    It stays down until it is restarted or deployed.
+    """
+    _end(actor, namespace, tenant, kill=True, done="killed")
+
+
+def _end(actor: str, namespace: str, tenant: str | None, *, kill: bool, done: str) -> None:
     client = NodeClient()
-    answer = client.call("DELETE", client.actor_path(actor, tenant=tenant, namespace=namespace))
+    path = client.actor_path(actor, tenant=tenant, namespace=namespace)
+    answer = client.call("DELETE", path, query={"kill": "true"} if kill else None)
     if json_wanted():
-        show_json(answer if answer is not None else {"stopped": actor})
+        show_json(answer if answer is not None else {done: actor})
     else:
-        click.echo(f"stopped {actor}")
+        click.echo(f"{done} {actor}")
+
+
+@click.command()
+@click.argument("actor", required=False)
+@click.option("--app", "application", metavar="NAME", help="Restart the application NAME instead.")
+@address_options
+@json_option
+def restart(actor: str | None, application: str | None, namespace: str, tenant: str | None) -> None:
+    """Stop ACTOR (`type` or `type/key`), if it lives, and start it again; with --app, a whole application."""
+    if (actor is None) == (application is None):
+        raise click.UsageError("name an ACTOR, or an application with --app NAME")
+    client = NodeClient()
+    if application is not None:
+        status = client.call("POST", application_path(application) + "/restart")
+        if json_wanted():
+            show_json(status)
+        else:
+            actors = count_text(status["actors"], "actor")
+            click.echo(f"restarted application {application} ({status['state']}, {actors})")
+        return
+    assert actor is not None
+    whole = actor if "/" in actor else f"{actor}/default"
+    answer = client.call("POST", client.actor_path(whole, tenant=tenant, namespace=namespace) + "/restart")
+    if json_wanted():
+        show_json(answer if answer is not None else {"restarted": actor})
+    else:
+        click.echo(f"restarted {actor}")
 
 
 def _parsed(words: tuple[str, ...]) -> dict[str, Any]:
@@ -171,6 +220,8 @@ def _plain(name: str, value: Any) -> str:
     """A field's value on one line, for people."""
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False) if value else "-"
     if name == "started_ms":
         return datetime.fromtimestamp(value / 1000, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
     return f"{value:.1f}" if isinstance(value, float) else str(value) or "-"

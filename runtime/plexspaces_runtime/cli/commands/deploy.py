@@ -1,4 +1,4 @@
-"""`deploy` and `undeploy`: which actor types a node has."""
+"""`deploy` and `undeploy`: which applications and actor types a node has."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from urllib.parse import quote
 
 import click
+from click.core import ParameterSource
 
 from ..client import NodeClient
-from ..output import CommandError, bytes_text, json_option, json_wanted, phases, show_json
+from ..output import CommandError, bytes_text, count_text, json_option, json_wanted, phases, show_json
+from .apps import application_path
 
 
 @click.command()
@@ -21,18 +23,32 @@ from ..output import CommandError, bytes_text, json_option, json_wanted, phases,
     "-n", "--namespace", default="default", show_default=True, envvar="PLEXSPACES_NAMESPACE", help="The namespace."
 )
 @click.option("--config", "config_text", help="The type's configuration: a JSON object, or @file.")
+@click.option("--dry-run", is_flag=True, help="Only check app-config.toml; nothing is built or sent.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option
-def deploy(source: Path, actor_type: str | None, namespace: str, config_text: str | None, quiet: bool) -> None:
-    """Deploy SOURCE, a component (.wasm) or an actor's source (.py or a directory, built on the way).
+@click.pass_context
+def deploy(
+    ctx: click.Context,
+    source: Path,
+    actor_type: str | None,
+    namespace: str,
+    config_text: str | None,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """Deploy SOURCE: an application (app-config.toml), a component (.wasm) or an actor's source (.py or a directory).
 
-    A new version replaces the old one without losing a message.
+    What is source is built on the way. A new version replaces the old one without losing a message; of an application,
+    only what differs changes.
     """
     if source.suffix == ".toml":
-        raise CommandError(
-            f"{source} describes an application, and applications are not available in this version",
-            "deploy its actors one by one: plexspaces deploy FILE --type TYPE",
-        )
+        for name in ("actor_type", "namespace", "config_text"):
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--type, --namespace and --config are for one actor type; {source} says it all")
+        _deploy_application(source, dry_run, quiet)
+        return
+    if dry_run:
+        raise click.UsageError("--dry-run checks app-config.toml; for an actor's source there is plexspaces build")
     if not source.exists():
         raise CommandError(f"{source}: no such file or directory", "plexspaces deploy FILE.py, or FILE.wasm")
     name = actor_type or default_type(source)
@@ -56,20 +72,86 @@ def deploy(source: Path, actor_type: str | None, namespace: str, config_text: st
             click.echo(f"  try: plexspaces ask {name} {names[0]}{elsewhere}")
 
 
+def _deploy_application(file: Path, dry_run: bool, quiet: bool) -> None:
+    from ..applications import load_components, read_application, send_application
+    from .build import build_with_phases
+
+    application = read_application(file)
+    if dry_run:
+        if json_wanted():
+            show_json({"application": application.config.name, "namespace": application.config.namespace})
+        elif not quiet:
+            click.echo(f"{file} is in order: {application.summary}")
+        return
+    components = load_components(application, lambda source, output: build_with_phases(source, output, quiet=quiet))
+    with phases(quiet) as begin:
+        begin("deploy", f"{application.config.name}, {bytes_text(sum(map(len, components.values())))}")
+        answer = send_application(NodeClient(), application, components)
+    if json_wanted():
+        show_json(answer)
+    elif not quiet:
+        show_deployed(answer)
+
+
+def show_deployed(status: Any, *, err: bool = False) -> None:
+    """What the deployment of an application has changed, for people."""
+    title = f"deployed application {status['name']}, version {status['version']}"
+    click.echo(f"{title} ({status['state']}, {count_text(status['actors'], 'actor')})", err=err)
+    for change in status["changes"]:
+        click.echo(f"  {change}", err=err)
+    if not status["changes"]:
+        click.echo("  nothing differed", err=err)
+    click.echo(f"  try: plexspaces tree {status['name']}", err=err)
+
+
 @click.command()
-@click.argument("actor_type")
+@click.argument("name")
+@click.option("--app", "kind", flag_value="app", help="NAME is an application.")
+@click.option("--type", "kind", flag_value="type", help="NAME is an actor type.")
 @click.option(
-    "-n", "--namespace", default="default", show_default=True, envvar="PLEXSPACES_NAMESPACE", help="The namespace."
+    "-n",
+    "--namespace",
+    default="default",
+    show_default=True,
+    envvar="PLEXSPACES_NAMESPACE",
+    help="The namespace of an actor type.",
 )
 @json_option
-def undeploy(actor_type: str, namespace: str) -> None:
-    """Take ACTOR_TYPE off the node; its actors stop first."""
-    path = f"/api/v1/deployments/{quote(namespace, safe='')}/{quote(actor_type, safe='')}"
-    answer = NodeClient().call("DELETE", path)
-    if json_wanted():
-        show_json(answer if answer is not None else {"undeployed": actor_type})
+def undeploy(name: str, kind: str | None, namespace: str) -> None:
+    """Take the application or the actor type NAME off the node; its actors stop first."""
+    client = NodeClient()
+    if kind is None:
+        kind = _kind_of(client, name, namespace)
+    if kind == "app":
+        path, what = application_path(name), f"application {name}"
     else:
-        click.echo(f"undeployed {namespace}/{actor_type}")
+        path, what = f"/api/v1/deployments/{quote(namespace, safe='')}/{quote(name, safe='')}", f"{namespace}/{name}"
+    answer = client.call("DELETE", path)
+    if json_wanted():
+        show_json(answer if answer is not None else {"undeployed": name})
+    else:
+        click.echo(f"undeployed {what}")
+
+
+def _kind_of(client: NodeClient, name: str, namespace: str) -> str:
+    """Whether NAME is an application or an actor type.
+
+    Raises:
+        CommandError: it is both.
+    """
+    try:
+        client.call("GET", application_path(name))
+    except CommandError as error:
+        if error.code != "not-found":
+            raise
+        return "type"
+    roots = client.call("GET", "/api/v1/tree", query={"namespace": namespace})["tree"]
+    if any(root["kind"] == "deployment" and root["name"] == name for root in roots):
+        raise CommandError(
+            f"{name!r} is an application, and an actor type in namespace {namespace!r}",
+            f"plexspaces undeploy {name} --app, or plexspaces undeploy {name} --type -n {namespace}",
+        )
+    return "app"
 
 
 def default_type(source: Path) -> str:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ import click
 from ... import config as configuration
 from ...config import NodeConfig
 from ...errors import PlexSpacesError
+from ..applications import Application, load_components, read_application, send_application
 from ..client import NodeClient, Target
 from ..exits import Exit
 from ..output import CommandError, as_command_error, show_finding
+from .deploy import show_deployed
 
 
 @click.command(
     epilog="Every option is also read from PLEXSPACES_... (PLEXSPACES_PORT=8080) and from a node file, "
     "which holds the limits too."
 )
+@click.argument("app_config", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--host", help="Address to listen on [default: 127.0.0.1].")
 @click.option("--port", type=int, help="Port to listen on, 0 for any [default: 8080].")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where keys and stores are kept.")
@@ -60,6 +64,7 @@ from ..output import CommandError, as_command_error, show_finding
 @click.option("--deploy", "deployments", multiple=True, metavar="FILE[=TYPE]", help="Deploy this at the start.")
 @click.option("--example", is_flag=True, help="Deploy the example application (a counter) at the start.")
 def serve(
+    app_config: Path | None,
     host: str | None,
     port: int | None,
     data_dir: Path | None,
@@ -71,13 +76,14 @@ def serve(
     deployments: tuple[str, ...],
     example: bool,
 ) -> int:
-    """Run a node in the foreground.
+    """Run a node in the foreground; with APP_CONFIG, build and deploy that application at the start.
 
     SIGTERM and SIGINT (Ctrl-C) stop it gracefully: running messages are finished first.  A second one stops it at once.
     """
     flags = {"host": host, "port": port, "data_dir": data_dir, "grace_s": grace_s, "tenant": tenant}
     config = configuration.load(config_file, os.environ, flags)
     wanted = [_deployment(text) for text in deployments]
+    application = None if app_config is None else read_application(app_config)
     import uvloop
 
     from ...logs import configure
@@ -89,13 +95,15 @@ def serve(
         if example:
             wanted.insert(0, (stack.enter_context(_example_source()), "counter"))
         try:
-            uvloop.run(_serve(config, wanted, example))
+            uvloop.run(_serve(config, wanted, application, example))
         except OSError as error:
             raise _cannot_listen(error, config) from error
     return int(Exit.OK)
 
 
-async def _serve(config: NodeConfig, wanted: list[tuple[Path, str]], example: bool) -> None:
+async def _serve(
+    config: NodeConfig, wanted: list[tuple[Path, str]], application: Application | None, example: bool
+) -> None:
     from ...logs import log_events
     from ...node import Node
     from ..serving import make_server
@@ -123,10 +131,11 @@ async def _serve(config: NodeConfig, wanted: list[tuple[Path, str]], example: bo
         try:
             url = _url(config.host, server.port)
             with _announced(config.data_dir, url):
-                # With the example, what to try is said once it is there.
-                _banner(url, config, token_file, "" if example else _HINTS.format(path=_path_hint()))
+                # Of what is deployed at the start, what to try is said once it is there.
+                hints = "" if example or application is not None else _HINTS.format(path=_path_hint())
+                _banner(url, config, token_file, hints)
                 async with asyncio.TaskGroup() as tasks:
-                    deploying = tasks.create_task(_deploy_all(url, token_file, wanted, example))
+                    deploying = tasks.create_task(_deploy_all(url, token_file, wanted, application, example))
                     await stop.wait()
                     deploying.cancel()
         finally:
@@ -136,13 +145,22 @@ async def _serve(config: NodeConfig, wanted: list[tuple[Path, str]], example: bo
     click.echo("stopped", err=True)
 
 
-async def _deploy_all(url: str, token_file: Path, wanted: list[tuple[Path, str]], example: bool) -> None:
+async def _deploy_all(
+    url: str,
+    token_file: Path,
+    wanted: list[tuple[Path, str]],
+    application: Application | None,
+    example: bool,
+) -> None:
     """Deploy through the same door as everybody; a failure is told and does not end the node."""
     target = await asyncio.to_thread(_local_target, url, token_file)
     failed = False
-    for source, actor_type in wanted:
+    steps: list[Callable[[], None]] = [functools.partial(_deploy_one, target, *each) for each in wanted]
+    if application is not None:
+        steps.append(functools.partial(_deploy_application, target, application))
+    for step in steps:
         try:
-            await asyncio.to_thread(_deploy_one, target, source, actor_type)
+            await asyncio.to_thread(step)
         except (PlexSpacesError, CommandError) as error:
             (as_command_error(error) if isinstance(error, PlexSpacesError) else error).show()
             failed = True
@@ -150,13 +168,27 @@ async def _deploy_all(url: str, token_file: Path, wanted: list[tuple[Path, str]]
         click.echo(_EXAMPLE.format(url=url, tenant=target.tenant, path=_path_hint()), err=True)
 
 
+def _deploy_application(target: Target, application: Application) -> None:
+    def build(source: Path, output: Path) -> None:
+        _build(source.name, source, output)
+
+    components = load_components(application, build)
+    show_deployed(send_application(NodeClient(target), application, components), err=True)
+
+
+def _build(name: str, source: Path, output: Path) -> None:
+    from ...build.builder import build
+
+    click.echo(f"building {name} (a few seconds, the first time)", err=True)
+    for finding in build(source, output).warnings:
+        show_finding(finding)
+
+
 def _local_target(url: str, token_file: Path) -> Target:
     return Target(url, token_file.read_text(encoding="utf-8").strip(), str(token_file))
 
 
 def _deploy_one(target: Target, source: Path, actor_type: str) -> None:
-    from ...build.builder import build
-
     client = NodeClient(target)
     there = client.call("GET", "/api/v1/deployments", query={"namespace": "default"})["deployments"]
     if actor_type in {each["actor_type"] for each in there}:
@@ -165,11 +197,9 @@ def _deploy_one(target: Target, source: Path, actor_type: str) -> None:
         wasm = source.read_bytes()
     else:
         with tempfile.TemporaryDirectory(prefix="plexspaces-") as folder:
-            click.echo(f"building {actor_type} (a few seconds, the first time)", err=True)
-            result = build(source, Path(folder, "component.wasm"))
-            for finding in result.warnings:
-                show_finding(finding)
-            wasm = result.output.read_bytes()
+            output = Path(folder, "component.wasm")
+            _build(actor_type, source, output)
+            wasm = output.read_bytes()
     client.call(
         "POST",
         "/api/v1/deploy",

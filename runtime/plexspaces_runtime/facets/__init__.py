@@ -1,0 +1,1 @@
+"""What can be wrapped around an actor by configuration: virtual, durable, limited, authorised, measured."""
