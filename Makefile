@@ -2,11 +2,15 @@
 #   make run      a node on 127.0.0.1:8080 with the example application
 #   make test     checks and all tests          make check    linters and types only
 #   make bench    the benchmarks, one by one    make clean    the environment and caches of this folder
+#   make torture  kills nodes with durable actors, for as many random programs as PROGRAMS, from the seed SEED on
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check unit bench setup clean
+PROGRAMS ?= 3000
+SEED ?= 0
+
+.PHONY: run test check unit bench torture setup clean
 
 setup: $(READY)
 
@@ -30,6 +34,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
+
+torture: $(READY)
+	PLEXSPACES_TORTURE_PROGRAMS=$(PROGRAMS) PLEXSPACES_TORTURE_SEED=$(SEED) \
+		$(BIN)/pytest -q --tb=short tests/integration/test_durable_kill.py -k random_programs
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -78,6 +78,48 @@ class Limits:
     virtual_state_bytes_per_tenant_max: int = _setting(
         256 * _MIB, "States of one tenant's virtual actors that are not in memory.", low=0
     )
+    streams_per_tenant_max: int = _setting(100_000, "Event streams of one tenant.", low=1)
+    stream_event_bytes_max: int = _setting(
+        256 * _KIB, "Payload of one event; a larger one becomes an error event.", low=64
+    )
+    stream_events_max: int = _setting(10_000, "Events kept of one stream; older ones go.", low=1)
+    stream_bytes_max: int = _setting(64 * _MIB, "Bytes kept of one stream; older events go.", low=_KIB)
+    stream_age_s_max: float = _setting(2_592_000.0, "How long an event is kept.", low=1)
+    stream_events_per_second_max: int = _setting(
+        100, "Events a second, and at once, after which a stream is paused.", low=1
+    )
+    stream_pause_s: float = _setting(10.0, "How long a stream paused so has to be left alone to go on.", low=0.01)
+    stream_keys_max: int = _setting(1_000, "Idempotency keys remembered of one stream.", low=1)
+    stream_key_age_s_max: float = _setting(86_400.0, "How long an idempotency key is remembered.", low=1)
+    stream_subscriptions_per_actor_max: int = _setting(100, "Streams that one actor is subscribed to.", low=1)
+    live_readers_per_tenant_max: int = _setting(1_000, "Live readers of one tenant's streams over HTTP.", low=1)
+    schedules_per_tenant_max: int = _setting(1_000, "Scheduled appends of one tenant.", low=1)
+    blob_bytes_max: int = _setting(256 * _MIB, "Size of one blob.", low=1)
+    blobs_per_tenant_max: int = _setting(100_000, "Blobs of one tenant.", low=1)
+    pending_writes_max: int = _setting(100_000, "Writes of the node that wait for the disk.", low=1)
+    pending_write_bytes_max: int = _setting(256 * _MIB, "Bytes of the writes that wait for the disk.", low=_MIB)
+    value_bytes_max: int = _setting(1 * _MIB, "One stored value, as UTF-8 JSON.", low=64)
+    stored_bytes_per_tenant_max: int = _setting(10 * _GIB, "What one tenant's stores hold together.", low=_KIB)
+    keys_per_tenant_max: int = _setting(1_000_000, "Keys of one tenant's key-value store.", low=1)
+    tuples_per_tenant_max: int = _setting(1_000_000, "Tuples of one tenant's spaces.", low=1)
+    tuple_bytes_max: int = _setting(64 * _KIB, "One tuple, as UTF-8 JSON.", low=16)
+    tuples_examined_max: int = _setting(
+        100_000, "Tuples that one call may look at, where the pattern's equal fields do not single them out.", low=1
+    )
+    tuple_subscriptions_per_actor_max: int = _setting(100, "Tuple patterns that one actor is subscribed to.", low=1)
+    tuple_matches_waiting_max: int = _setting(
+        1_000, "Matches that wait for one subscriber; beyond that nobody can write such a tuple.", low=1
+    )
+    channel_messages_max: int = _setting(100_000, "Messages of one channel that wait or are leased.", low=1)
+    channel_deliveries_max: int = _setting(5, "Deliveries after which a message becomes a dead letter.", low=1)
+    channel_dedup_ids_max: int = _setting(10_000, "Dedup ids remembered of one channel.", low=1)
+    channel_dedup_age_s_max: float = _setting(3_600.0, "How long a dedup id is remembered.", low=1)
+    channel_subscriptions_per_actor_max: int = _setting(100, "Channels that one actor is subscribed to.", low=1)
+    workflows_per_tenant_max: int = _setting(100_000, "Runs of one tenant's workflows, ended ones included.", low=1)
+    workflow_age_s_max: float = _setting(2_592_000.0, "How long the outcome of a run is kept.", low=1)
+    signals_waiting_max: int = _setting(1_000, "Signals that wait for one run.", low=1)
+    promises_per_tenant_max: int = _setting(100_000, "Promises of one tenant, resolved ones included.", low=1)
+    promise_age_s_max: float = _setting(31_536_000.0, "How long a promise is kept.", low=1)
     ask_timeout_ms: int = _setting(30_000, "How long an ask waits that names no timeout of its own.", low=1)
     wasm_bytes_max: int = _setting(64 * _MIB, "Size of an uploaded component.", low=_KIB, high=1 * _GIB)
     compile_memory_bytes_max: int = _setting(4 * _GIB, "Memory that compiling one component may take.", low=256 * _MIB)
@@ -116,6 +158,12 @@ class NodeConfig:
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8080, "Port to listen on; 0 lets the system choose.", low=0, high=65_535)
     grace_s: float = _setting(10.0, "How long a stopping node lets running messages finish.", low=0, high=3_600)
+    restore_wait_s: float = _setting(
+        5.0,
+        "How long one deployment that a starting node brings back may keep it and the next ones waiting.",
+        low=0,
+        high=3_600,
+    )
     tenant: str = _setting("default", "The tenant of the local token.")
     auth: AuthConfig = field(default_factory=AuthConfig)
     limits: Limits = field(default_factory=Limits)

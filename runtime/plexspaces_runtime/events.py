@@ -162,11 +162,69 @@ class ApplicationStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentRestored:
+    """What was deployed in an earlier life of the node runs again.
+
+    Attributes:
+        kind: "application", or "deployment" for a type deployed on its own.
+    """
+
+    scope: Scope
+    kind: str
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreFailed:
+    """What was deployed in an earlier life of the node cannot be made ready to start; its record is kept.
+
+    Attributes:
+        delay_s: after how many seconds the node tries again; 0 if it does not, because that would change nothing.
+    """
+
+    scope: Scope
+    kind: str
+    name: str
+    code: str
+    message: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnedNotRestored:
+    """An actor that an operator had spawned in an earlier life of the node does not start; its record is kept."""
+
+    address: Address
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeactivationRefused:
     """A virtual actor stays resident because its state cannot be kept."""
 
     address: Address
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateNotKept:
+    """A durable actor's state could not be written down: it is recovered from an earlier one."""
+
+    address: Address
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message was given up: whoever is to handle it crashes every time."""
+
+    address: Address
+    message_id: str
+    operation: str
+    reason: str
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +313,89 @@ class GuestLogTruncated:
     lines_max: int
 
 
+@dataclass(frozen=True, slots=True)
+class StreamPaused:
+    """An event stream takes no appends.
+
+    Attributes:
+        reason: "rate": more came than `events_per_second_max`; "operator": `by` wanted it.
+    """
+
+    scope: Scope
+    path: str
+    reason: str
+    events_per_second_max: int
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResumed:
+    """A paused event stream goes on.
+
+    Attributes:
+        reason: "quiet": it was left alone for long enough; "operator": `by` wanted it.
+        refused: appends that were refused in the meantime.
+    """
+
+    scope: Scope
+    path: str
+    reason: str
+    refused: int
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledAppendRefused:
+    """A scheduled append was due and not done; `retried` says whether the same one is tried again."""
+
+    scope: Scope
+    path: str
+    schedule_id: str
+    code: str
+    message: str
+    retried: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFailed:
+    """The disk refuses: nothing that waits for it is acknowledged until it takes writes again."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRecovered:
+    """The disk takes writes again; what waited is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFault:
+    """A write was none that the database could take: a bug of the node."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDeadLettered:
+    """A channel's message is not delivered any more, until an operator retries or drops it.
+
+    Attributes:
+        reason: why; it may hold the text of an exception.
+    """
+
+    scope: Scope
+    channel: str
+    message_id: str
+    msg_type: str
+    deliveries: int
+    reason: str
+
+
 Event = (
     NodeStarted
+    | StorageFailed
+    | StorageRecovered
+    | StorageFault
     | NodeStopping
     | ComponentDeployed
     | DeploymentRefused
@@ -271,7 +410,12 @@ Event = (
     | ApplicationRestarted
     | ApplicationFailed
     | ApplicationStopped
+    | DeploymentRestored
+    | RestoreFailed
+    | SpawnedNotRestored
     | DeactivationRefused
+    | StateNotKept
+    | DeadLetter
     | FacetFault
     | MessageRefused
     | MessageExpired
@@ -281,6 +425,10 @@ Event = (
     | NodeFault
     | GuestLogged
     | GuestLogTruncated
+    | StreamPaused
+    | StreamResumed
+    | ScheduledAppendRefused
+    | MessageDeadLettered
 )
 
 

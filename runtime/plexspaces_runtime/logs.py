@@ -38,10 +38,18 @@ def _exited(event: events.ActorExited) -> tuple[int, str]:
     return _WARNING, f"{ended}{trace}"
 
 
+def _kind(kind: str) -> str:
+    """Before a name: that of a type stands for itself."""
+    return "application " if kind == "application" else ""
+
+
 # Level and words of each kind of event.  A test walks all kinds.
 LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
     events.NodeStarted: lambda e: (_INFO, "the node accepts work"),
     events.NodeStopping: lambda e: (_INFO, f"the node stops: running messages have {e.grace_s:g} s"),
+    events.StorageFailed: lambda e: (_ERROR, e.message),
+    events.StorageRecovered: lambda e: (_INFO, "the disk takes writes again, and what waited is stored"),
+    events.StorageFault: lambda e: (_ERROR, f"a write could not be stored: {e.message}"),
     events.ComponentDeployed: lambda e: (
         _INFO,
         f"deployed {e.actor_type} version {e.version} ({e.component_hash[:12]}, {e.size_bytes / 1e6:.1f} MB)",
@@ -71,7 +79,20 @@ LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
         f"application {e.name} failed: {e.reason}; the node starts it again in {e.delay_s:g} s",
     ),
     events.ApplicationStopped: lambda e: (_INFO, f"application {e.name} stopped: {e.reason}"),
+    events.DeploymentRestored: lambda e: (_INFO, f"restored {_kind(e.kind)}{e.name} version {e.version}"),
+    events.RestoreFailed: lambda e: (
+        _ERROR,
+        f"could not restore {_kind(e.kind)}{e.name}: {e.message} ({e.code}); "
+        + (f"the node tries again in {e.delay_s:g} s" if e.delay_s else "nothing of it is deleted"),
+    ),
+    events.SpawnedNotRestored: lambda e: (_WARNING, f"could not be spawned again: {e.message} ({e.code})"),
     events.DeactivationRefused: lambda e: (_WARNING, f"stays resident: {e.message}"),
+    events.StateNotKept: lambda e: (_WARNING, f"no checkpoint: {e.message}"),
+    events.DeadLetter: lambda e: (
+        _ERROR,
+        f"gave up message {e.message_id} ({e.operation}) after {e.attempts} attempts: {e.reason}; "
+        "see `plexspaces dead-letters`",
+    ),
     events.FacetFault: lambda e: (
         _ERROR,
         f"facet {e.facet!r} failed in {e.hook}: {e.message} (further failures are not told)\n{e.traceback.rstrip()}",
@@ -92,6 +113,25 @@ LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
     events.GuestLogTruncated: lambda e: (
         _WARNING,
         f"wrote more than {e.lines_max} lines for message {e.message_id}: the rest is dropped",
+    ),
+    events.MessageDeadLettered: lambda e: (
+        _WARNING,
+        f"message {e.message_id} ({e.msg_type}) of channel {e.channel} is a dead letter: {e.reason}",
+    ),
+    events.StreamPaused: lambda e: (
+        _WARNING,
+        f"stream {e.path} is paused by {e.by}"
+        if e.reason == "operator"
+        else f"stream {e.path} is paused: more than {e.events_per_second_max} events a second",
+    ),
+    events.StreamResumed: lambda e: (
+        _INFO,
+        f"stream {e.path} goes on" + (f" (by {e.by})" if e.by else "") + f"; {e.refused} appends were refused",
+    ),
+    events.ScheduledAppendRefused: lambda e: (
+        _WARNING,
+        f"scheduled append {e.schedule_id} to stream {e.path} was refused: {e.message} ({e.code})"
+        + ("; it is tried again" if e.retried else "; this one is left out"),
     ),
 }
 

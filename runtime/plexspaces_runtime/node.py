@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .actors import exits
 from .actors.actor import Run
 from .actors.asks import Asks
 from .actors.envelope import Envelope, Kind, Outcome
@@ -21,17 +22,26 @@ from .clock import Clock, SystemClock
 from .config import Limits, NodeConfig
 from .deployment.appconfig import AppConfig, FacetTypes
 from .deployment.applications import Applications
+from .deployment.checks import Checks, Report
 from .deployment.model import Deployment
 from .deployment.status import ApplicationStatus, TreeNode
-from .errors import MailboxFull, PlexSpacesError, Unavailable
+from .durability.durability import Durability
+from .durability.facet import DurabilityType
+from .durability.journals import Journals
+from .errors import InvalidArgument, MailboxFull, PlexSpacesError, Unavailable
 from .events import EventBus, NodeStarted, NodeStopping
 from .facets.kind import Chain
 from .facets.registry import FacetRegistry
 from .facets.virtual_actor import MemoryStates, Residents
+from .facets.workflow import Workflow, WorkflowType
 from .host import Host
+from .host.workflow import Runs
 from .ids import Ids, SystemIds
 from .scheduler import Scheduler
 from .scope import Address, Caller, Scope
+from .stores.database import Database
+from .stores.deployments import Record
+from .stores.stores import Stores
 from .wasm.engine import Sandbox
 from .wasm.wit import Result as WitResult
 
@@ -47,6 +57,8 @@ class Node:
         clock: time; a test may hand in its own.
         ids: ids and chance.
         sandbox: makes what holds the guests, from the cache directory and the limits.
+        in_memory: keep the stores in memory, for simulations.
+        database: in place of the data directory's own, for simulations of crashes.
     """
 
     def __init__(
@@ -56,6 +68,8 @@ class Node:
         clock: Clock | None = None,
         ids: Ids | None = None,
         sandbox: Callable[[Path, Limits], Sandbox] = Sandbox,
+        in_memory: bool = False,
+        database: Database | None = None,
     ) -> None:
         self.config = config
         self.limits = config.limits
@@ -63,13 +77,30 @@ class Node:
         self.ids: Ids = ids or SystemIds()
         self.events = EventBus()
         self._make_sandbox = sandbox
+        self._in_memory = in_memory
+        self._database = database
         self._accepting = False
         self._alarms: dict[str, asyncio.TimerHandle] = {}
 
     async def start(self) -> None:
-        """Make the parts and begin to accept work."""
+        """Make the parts and begin to accept work.
+
+        Raises:
+            Unavailable: the data directory cannot be used; the message says why and what to do.
+        """
         loop = self._loop = asyncio.get_running_loop()
         limits = self.limits
+        stores = self.stores = Stores(
+            None if self._in_memory else self.config.data_dir,
+            clock=self.clock,
+            ids=self.ids,
+            events=self.events,
+            limits=limits,
+            loop=loop,
+            alarms=self._alarm,
+            database=self._database,
+        )
+        await stores.start()
         self._registry = Registry(limits.actors_per_tenant_max)
         self._asks = Asks(self.clock, self._alarm("asks", lambda: self._asks.ring()))
         self._sandbox = self._make_sandbox(self.config.cache_dir, limits)
@@ -104,7 +135,25 @@ class Node:
             set_alarm=self._alarm("residents", lambda: self._residents.ring()),
             states=MemoryStates(limits.virtual_state_bytes_per_tenant_max),
         )
-        self._facets = FacetRegistry(self._residents, clock=self.clock, events=self.events, limits=limits)
+        self._durability = Durability(
+            stores.journal,
+            clock=self.clock,
+            events=self.events,
+            asks=self._asks,
+            timers=host.timers,
+            scheduler=self._scheduler,
+            loop=loop,
+            held=True,
+        )
+        self._runs = host.runs = Runs(host, stores.workflows, stores.promises)
+        self._facets = FacetRegistry(
+            self._residents,
+            DurabilityType(self._durability),
+            clock=self.clock,
+            events=self.events,
+            limits=limits,
+            workflow=WorkflowType(self._runs),
+        )
         self._applications = Applications(
             sandbox=self._sandbox,
             scheduler=self._scheduler,
@@ -116,11 +165,23 @@ class Node:
             limits=limits,
             facets=self._facets,
             residents=self._residents,
+            kept=stores.deployments,
             loop=loop,
         )
+        self.journals = Journals(
+            self._durability,
+            registry=self._registry,
+            flushed=stores.flushed,
+            stop=self._applications.stop,
+            start=self._applications.bring_up,
+        )
         host.spawner = self._applications
+        host.keyvalue, host.locks, host.blobs = stores.keyvalue, stores.locks, stores.blobs
+        host.tuplespace, host.channels, host.streams = stores.tuplespace, stores.channels, stores.streams
         self._sandbox.start()
+        await self._applications.restore(self.config.restore_wait_s)
         self._accepting = True
+        self._go_on()
         self.events.emit(NodeStarted())
 
     async def stop(self, grace_s: float | None = None) -> None:
@@ -132,12 +193,16 @@ class Node:
         if not self._accepting:
             return
         self._accepting = False
+        # What is interrupted from now on goes on after the next start, and in no incarnation that is made meanwhile.
+        self._durability.closing = self._durability.held = True
         grace_s = self.config.grace_s if grace_s is None else grace_s
         self.events.emit(NodeStopping(grace_s))
         deadline = self._loop.time() + grace_s
+        self._suspend_runs()
         # Looked at now and then rather than told: only the end of a node's life pays for it, not every message.
         while self._loop.time() < deadline and any(_has_work(actor) for actor in self._registry):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        self._suspend_runs()
         await self._applications.close(min(_TERMINATE_S, deadline - self._loop.time()))
         while self._scheduler.offloaded:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.001)
@@ -145,6 +210,7 @@ class Node:
         await self._sandbox.close()
         for alarm in self._alarms.values():
             alarm.cancel()
+        await self.stores.stop()
 
     # -- messages -----------------------------------------------------------------------------------------
 
@@ -158,6 +224,7 @@ class Node:
         timeout_s: float | None = None,
         message_id: str = "",
         trace: str = "",
+        kind: Kind = Kind.CALL,
     ) -> str:
         """Send a call and wait for the reply, JSON text.
 
@@ -166,19 +233,24 @@ class Node:
             timeout_s: seconds; the configured default if None.
             message_id: the caller's own, "" for a new one.
             trace: W3C traceparent.
+            kind: a workflow's `run`, signal or query, instead of a call.
 
         Raises:
             ActorNotFound, MailboxFull, DeadlineExceeded, HandlerRefused, HandlerCrashed, ActorExited,
             LimitExceeded: the payload is too large.
+            Unavailable: the disk refuses what the reply depends on.
         """
         actor = self._find(address)
+        _check_kind(actor, kind)
         check_size("payload", payload, self.limits.payload_bytes_max)
         waiter = _Waiter()
         timeout_ns = self.limits.ask_timeout_ms * 1_000_000 if timeout_s is None else int(timeout_s * 1e9)
         deadline_ns = self.clock.monotonic_ns() + timeout_ns
+        repeatable = bool(message_id)
         message_id = message_id or self.ids.next("m")
         pending = self._asks.open(message_id, actor.address, None, deadline_ns, waiter.ended)
-        envelope = Envelope(message_id, Kind.CALL, op, payload, None, caller, deadline_ns, trace, "", pending)
+        envelope = Envelope(message_id, kind, op, payload, None, caller, deadline_ns, trace, "", pending)
+        envelope.repeatable = repeatable
         try:
             delivered = self._scheduler.deliver_and_run(actor, envelope)
         except PlexSpacesError:
@@ -196,6 +268,9 @@ class Node:
                     # Whoever asked was cancelled: the reply would be for nobody.
                     self._asks.abandon(pending)
         outcome = waiter.outcome
+        if not self.stores.settled:
+            # Output commit: the reply may tell of what is not yet on disk.
+            await self.stores.flushed()
         if isinstance(outcome, str):
             return outcome
         assert outcome is not None, "an ask has ended without an outcome"
@@ -210,17 +285,24 @@ class Node:
         caller: Caller | None = None,
         message_id: str = "",
         trace: str = "",
+        kind: Kind = Kind.CAST,
     ) -> str:
         """Send a cast; its id comes back as soon as it is in the mailbox.
 
         Raises:
             ActorNotFound, MailboxFull, LimitExceeded: the payload is too large.
+            Unavailable: the disk refuses what a durable actor is told.
         """
         actor = self._find(address)
+        _check_kind(actor, kind)
         check_size("payload", payload, self.limits.payload_bytes_max)
-        envelope = Envelope(message_id or self.ids.next("m"), Kind.CAST, op, payload, None, caller, 0, trace)
+        envelope = Envelope(message_id or self.ids.next("m"), kind, op, payload, None, caller, 0, trace)
+        envelope.repeatable = bool(message_id)
         if not self._scheduler.deliver(actor, envelope):
             raise _mailbox_full(address, len(actor.mailbox))
+        if actor.keeper is not None and not self.stores.settled:
+            # Accepted means kept.
+            await self.stores.flushed()
         return envelope.id
 
     # -- deployments and actors ---------------------------------------------------------------------------
@@ -230,12 +312,26 @@ class Node:
     ) -> Deployment:
         """Deploy one actor type; see `Applications.deploy`."""
         self._must_accept()
-        return await self._applications.deploy(scope, actor_type, wasm, config or {})
+        deployment = await self._applications.deploy(scope, actor_type, wasm, config or {})
+        await self._recorded()
+        return deployment
+
+    async def check(self, scope: Scope, actor_type: str, wasm: bytes | Path, config: Mapping[str, Any]) -> Report:
+        """Try a component against what the durable actors of a type have recorded; see `deployment.checks`.
+
+        Raises:
+            InvalidComponent, InvalidArgument, LimitExceeded
+        """
+        self._must_accept()
+        spec = await self._applications.try_on(scope, actor_type, wasm, config)
+        await self.stores.flushed()
+        return await Checks(self._durability, self._scheduler, self._loop).check(scope, actor_type, spec)
 
     async def undeploy(self, scope: Scope, actor_type: str) -> None:
         """Stop a type's actors and forget it."""
         self._must_accept()
         await self._applications.undeploy(scope, actor_type)
+        await self._recorded()
 
     def deployments(self, tenant: str, namespace: str | None = None) -> list[Deployment]:
         """What is deployed."""
@@ -245,6 +341,7 @@ class Node:
         """Start an actor of a deployed type under a key of its own; see `Applications.spawn`."""
         self._must_accept()
         await self._applications.spawn(address, args)
+        await self._recorded()
 
     async def stop_actor(self, address: Address, *, kill: bool = False) -> None:
         """Stop an actor after its message, or kill it at once; it stays down until `restart_actor`.
@@ -255,12 +352,14 @@ class Node:
         self._must_accept()
         if self._registry.find(address.scope, address.text) is None:
             raise self._applications.absent(address)
-        await self._applications.stop(address, kill=kill)
+        await self._applications.stop_for_good(address, kill=kill)
+        await self._recorded()
 
     async def restart_actor(self, address: Address) -> None:
         """Stop an actor, if it runs, and start it again; see `Applications.restart`."""
         self._must_accept()
         await self._applications.restart(address)
+        await self._recorded()
 
     # -- applications -------------------------------------------------------------------------------------
 
@@ -269,7 +368,9 @@ class Node:
     ) -> ApplicationStatus:
         """Deploy an application, or change one; see `Applications.deploy_application`."""
         self._must_accept()
-        return await self._applications.deploy_application(tenant, config, components)
+        status = await self._applications.deploy_application(tenant, config, components)
+        await self._recorded()
+        return status
 
     def applications(self, tenant: str, namespace: str | None = None) -> list[ApplicationStatus]:
         """A tenant's applications."""
@@ -286,7 +387,9 @@ class Node:
     async def restart_application(self, tenant: str, name: str) -> ApplicationStatus:
         """Stop an application's tree and start it again; see `Applications.restart_application`."""
         self._must_accept()
-        return await self._applications.restart_application(tenant, name)
+        status = await self._applications.restart_application(tenant, name)
+        await self._recorded()
+        return status
 
     async def undeploy_application(self, tenant: str, name: str) -> None:
         """Stop an application and forget it.
@@ -296,6 +399,15 @@ class Node:
         """
         self._must_accept()
         await self._applications.undeploy_application(tenant, name)
+        await self._recorded()
+
+    def deployed_as(self, scope: Scope, kind: str, name: str) -> Record | None:
+        """What is kept of a deployment, to be started again with the node."""
+        return self.stores.deployments.find(scope, kind, name)
+
+    def namespaces(self, tenant: str) -> list[str]:
+        """Where a tenant has something deployed."""
+        return self._applications.namespaces(tenant)
 
     def tree(self, tenant: str, namespace: str | None = None) -> list[TreeNode]:
         """A tenant's supervision trees."""
@@ -332,6 +444,10 @@ class Node:
         """Whether work is accepted."""
         return self._accepting
 
+    def waits_for(self, address: Address) -> str:
+        """What the run of a workflow waits for just now, "" if for nothing."""
+        return self._runs.waits_for(address)
+
     def counters(self) -> dict[str, float]:
         """Totals and gauges for /metrics."""
         return {
@@ -348,6 +464,20 @@ class Node:
 
     # -- inside -------------------------------------------------------------------------------------------
 
+    def _go_on(self) -> None:
+        """Let what was interrupted go on, now that everybody is there again."""
+        for address in self._durability.unfinished():
+            # A virtual actor lives from now on, and any other that is deployed does already.
+            self._registry.resolve(address.scope, address.text)
+        self._durability.go_on()
+
+    def _suspend_runs(self) -> None:
+        """Runs of workflows go on when the node is back.  They must not see the others stop: to a run, an actor that is
+        not there is a failure."""
+        for actor in list(self._registry):
+            if actor.current is not None and actor.current.kind is Kind.RUN:
+                self._scheduler.kill(actor, exits.SHUTDOWN)
+
     def _find(self, address: Address) -> Any:
         self._must_accept()
         actor = self._registry.resolve(address.scope, address.text)
@@ -355,9 +485,13 @@ class Node:
             raise self._applications.absent(address)
         return actor
 
+    async def _recorded(self) -> None:
+        """Nobody is told that it is so before it would be so after a crash."""
+        await self.stores.deployments.settle()
+
     def _must_accept(self) -> None:
         if not self._accepting:
-            raise Unavailable("the node is stopping")
+            raise Unavailable("the node takes no work: it is starting or stopping")
 
     def _info(self, actor: Any) -> ActorInfo:
         place = self._applications.place(actor.address)
@@ -377,13 +511,14 @@ class Node:
             facets=actor.facets.report() if isinstance(actor.facets, Chain) else {},
         )
 
-    def _alarm(self, name: str, ring: Callable[[], None]) -> Callable[[float], None]:
-        """What sets an alarm of its own; setting it again replaces it."""
+    def _alarm(self, name: str, ring: Callable[[], None]) -> Callable[[float | None], None]:
+        """What sets an alarm of its own; setting it again replaces it, and None takes it back."""
 
-        def set_alarm(delay_s: float) -> None:
-            if (before := self._alarms.get(name)) is not None:
+        def set_alarm(delay_s: float | None) -> None:
+            if (before := self._alarms.pop(name, None)) is not None:
                 before.cancel()
-            self._alarms[name] = self._loop.call_later(delay_s, ring)
+            if delay_s is not None:
+                self._alarms[name] = self._loop.call_later(delay_s, ring)
 
         return set_alarm
 
@@ -405,6 +540,13 @@ class _Waiter:
 
 def _has_work(actor: Any) -> bool:
     return actor.state is State.BUSY or len(actor.mailbox) > 0
+
+
+def _check_kind(actor: Any, kind: Kind) -> None:
+    """Refuse what only a workflow understands."""
+    if kind in (Kind.CALL, Kind.CAST) or (isinstance(actor.facets, Chain) and actor.facets.find(Workflow) is not None):
+        return
+    raise InvalidArgument(f"actor {actor.address.text!r} is no workflow: it has no {kind.value}")
 
 
 def _mailbox_full(address: Address, messages: int) -> MailboxFull:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from . import codec
+from . import _workflow, codec
 from ._annotations import suggest, to_json
+from ._workflow import Run, Signal
 from .definition import (
     FSM_FIELD,
     SLOW,
@@ -20,7 +21,7 @@ from .definition import (
     InvalidArguments,
     Invoke,
 )
-from .errors import Refuse
+from .errors import Refuse, WorkflowCancelled
 
 SELF: Final = "_plexspaces"
 # What the node tells of others' ends.  It may tell more one day, so a handler need not name all of it.
@@ -44,6 +45,18 @@ class UnserialisableReply(TypeError):
 
 class Envelope(Protocol):
     """One message, in the shape of the contract's record."""
+
+    id: str
+    kind: Any
+    op: str
+    payload: str
+    sender: str
+    context: str
+
+
+@dataclass(slots=True)
+class _Received:
+    """An `Envelope` of a message that came by another way than `handle`."""
 
     id: str
     kind: Any
@@ -333,7 +346,9 @@ class Dispatcher:
                 self._signalled(operation, arguments)
                 return None
             case kinds.RUN:
-                known = definition.run
+                if definition.run is None:
+                    raise self._unknown(envelope)
+                return dump(self._run(definition.run, operation, arguments))
             case kinds.SIGNAL:
                 known = definition.signals.get(operation) or definition.signals.get("*")
             case _:
@@ -341,9 +356,66 @@ class Dispatcher:
         if known is None:
             raise self._unknown(envelope)
         result = self._thoroughly(known, operation, arguments)
-        if result is NO_REPLY or envelope.kind is kinds.CAST or envelope.kind is kinds.SIGNAL:
+        if envelope.kind is kinds.SIGNAL:
+            return "null"
+        if result is NO_REPLY or envelope.kind is kinds.CAST:
             return None
         return dump(result)
+
+    # -- workflows ---------------------------------------------------------------------------------------
+
+    def _run(self, known: Handler, operation: str, arguments: dict[str, Any]) -> Any:
+        """A workflow's run, from its first boundary to its last.
+
+        Raises:
+            Refuse: however it has failed: a run that ends is over, and its actor goes on, to answer queries.
+        """
+        run = Run(self.save, self._take_signal, self.report)
+        began = False
+
+        def begin() -> None:
+            nonlocal began
+            began = True
+            run.boundary()
+
+        before = _workflow.enter(run)
+        try:
+            result = self._thoroughly(known, operation, arguments, begin=begin)
+            if result is NO_REPLY:
+                raise TypeError("a run cannot answer later: return its result")
+            # Before the end is told: what cannot be written must not have been done.
+            dump(result)
+            run.finish()
+            return result
+        except MemoryError:
+            raise
+        except (Exception, WorkflowCancelled) as error:  # whatever leaves a run is its end
+            if not began:
+                raise
+            if not isinstance(error, Refuse | WorkflowCancelled):
+                self.report("error", "".join(traceback.format_exception(error)).rstrip())
+            raise run.give_up(error, dump) from error
+        finally:
+            _workflow.enter(before)
+
+    def _take_signal(self, signal: Signal) -> bool:
+        """Hand a signal to its handler, if it has one.  One that fails is reported, and the run goes on."""
+        known = self.definition.signals.get(signal.name) or self.definition.signals.get("*")
+        if known is None:
+            return False
+        envelope = self.envelope
+        self.envelope = _Received(signal.id, self._kinds.SIGNAL, signal.name, "", signal.sender, signal.context)
+        try:
+            self._thoroughly(known, signal.name, dict(signal.payload))
+        except MemoryError:
+            raise
+        except Refuse as refusal:
+            self.report("warn", f"refused: {refusal.message}")
+        except Exception as error:  # noqa: BLE001  whoever sent it is not to end the run
+            self.report("error", f"{known.method} failed:\n{''.join(traceback.format_exception(error)).rstrip()}")
+        finally:
+            self.envelope = envelope
+        return True
 
     def _arguments(self, envelope: Envelope) -> dict[str, Any]:
         text = envelope.payload
@@ -417,8 +489,20 @@ class Dispatcher:
             return
         self._thoroughly(known, operation, arguments, lenient=operation in _NODE_SIGNALS)
 
-    def _thoroughly(self, known: Handler, operation: str, arguments: dict[str, Any], *, lenient: bool = False) -> Any:
-        """Roles, conversions, refusals: what the compiled invoker leaves to us."""
+    def _thoroughly(
+        self,
+        known: Handler,
+        operation: str,
+        arguments: dict[str, Any],
+        *,
+        lenient: bool = False,
+        begin: Callable[[], None] | None = None,
+    ) -> Any:
+        """Roles, conversions, refusals: what the compiled invoker leaves to us.
+
+        Args:
+            begin: called once nothing stands against it.
+        """
         if known.roles and not known.roles & self.context.roles:
             needed = " or ".join(sorted(known.roles))
             raise Refuse(
@@ -427,11 +511,13 @@ class Dispatcher:
                 operation=operation,
                 roles=sorted(known.roles),
             )
-        if known.positional:  # a workflow's plain run/signal/query
+        if known.positional:  # a workflow's plain signal/query
             return known.function(self.actor, operation, arguments)
         bound, ignored = known.parameters.bind(operation, arguments, lenient=lenient or self._lenient)
         if ignored and not lenient:
             self._log("warn", f"{operation}: ignored the unknown arguments {', '.join(map(repr, ignored))}")
+        if begin is not None:
+            begin()
         return known.function(self.actor, **bound)
 
     def _unknown(self, envelope: Envelope) -> Refuse:

@@ -121,6 +121,14 @@ class Internal(HostError):
 HOST_ERRORS: dict[str, type[HostError]] = {cls.default_code: cls for cls in HostError.__subclasses__()}
 
 
+class WorkflowCancelled(BaseException):
+    """Somebody has asked for this run to be cancelled; raised in `run`, once, at a step's boundary.
+
+    Not an `Exception`, as with `asyncio.CancelledError`: code that copes with the failure of a step is not meant to
+    cope with this.  Whoever catches it and goes on has decided not to be cancelled.
+    """
+
+
 class SandboxError(PermissionError):
     """The sandbox has no files, sockets, processes or threads; the text says what to use instead.
 

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from . import _imports
+from . import _imports, _workflow
+from ._calls import do as _do
+from ._calls import failure as _failure
 from ._dispatch import NO_REPLY, dump
+from ._workflow import Signal
 from .errors import (
-    HOST_ERRORS,
     ActorExited,
     ActorNotFound,
     AlreadyExists,
@@ -37,6 +39,7 @@ from .errors import (
     PermissionDenied,
     RateLimited,
     Unavailable,
+    WorkflowCancelled,
 )
 
 T = TypeVar("T")
@@ -63,7 +66,9 @@ __all__ = [
     "NotFound",
     "PermissionDenied",
     "RateLimited",
+    "Signal",
     "Unavailable",
+    "WorkflowCancelled",
     "ask",
     "ask_many",
     "blob_delete",
@@ -118,24 +123,13 @@ __all__ = [
 ]
 
 _BLOB_PART_BYTES: Final = 1 << 20
+_BLOB_READS_MAX: Final = 5
 _RANDOM_BYTES: Final = 65_536
-
-
-def _failure(error: Any) -> HostError:
-    """The exception for one of the contract's error records."""
-    code = error.code.name.lower().replace("_", "-")
-    try:
-        details = json.loads(error.details) if error.details else {}
-    except ValueError:
-        details = {"text": error.details}
-    return HOST_ERRORS.get(code, HostError)(error.message, code=code, details=details)
-
-
-def _do(function: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return function(*args)
-    except _imports.current.Err as failure:
-        raise _failure(failure.value) from None
+_LIST_MAX: Final = 1_000
+_LOCKS_REMEMBERED_MAX: Final = 1_000
+_U32_MAX: Final = (1 << 32) - 1
+_U64_MAX: Final = (1 << 64) - 1
+_YEARS_10_MS: Final = 10 * 365 * 24 * 3_600 * 1_000
 
 
 def _arguments(payload: Any) -> str:
@@ -153,6 +147,13 @@ def _value(value: Any) -> str:
     except TypeError as error:
         text = str(error).replace("the reply", "the payload")
         raise InvalidArgument(text) from None
+
+
+def _whole(name: str, value: Any, most: int = _U64_MAX, least: int = 0) -> int:
+    """A number as the contract has it; anything else could not cross the boundary, and would end the actor there."""
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidArgument(f"{name}={value!r} is not possible: a whole number, {least} to {most}")
+    return value
 
 
 def _operation(op: Any, payload: Any) -> tuple[str, Any]:
@@ -399,29 +400,60 @@ def error(message: object) -> None:
 
 
 def kv_get(key: str, default: Any = None) -> Any:
-    """The value of a key, or `default`."""
+    """The value of a key, or `default`.
+
+    Args:
+        key: 1 to 1,024 bytes.
+
+    Raises:
+        HostError: `invalid-argument`.
+    """
     text = _do(_imports.current.keyvalue.get, key)
     return default if text is None else json.loads(text)
 
 
 def kv_put(key: str, value: Any, ttl_ms: int | None = None) -> None:
-    """Keep a value, for `ttl_ms` milliseconds or for good."""
+    """Keep a value.
+
+    Args:
+        key: 1 to 1,024 bytes.
+        value: anything that has a JSON form of at most `value_bytes_max` (1 MiB).
+        ttl_ms: milliseconds until it is forgotten, up to ten years; `None` keeps it.
+
+    Raises:
+        HostError: `invalid-argument`, `limit-exceeded` (too large, or the tenant has as much as it may), `unavailable`.
+    """
+    if ttl_ms is not None:
+        _whole("ttl_ms", ttl_ms)
     _do(_imports.current.keyvalue.put, key, _value(value), ttl_ms)
 
 
 def kv_delete(key: str) -> bool:
-    """True when there was something to delete."""
+    """Forget a value; True when there was one.
+
+    Raises:
+        HostError: `invalid-argument`, `unavailable`.
+    """
     return _do(_imports.current.keyvalue.delete, key)
 
 
 def kv_list(prefix: str = "", limit: int | None = None) -> list[str]:
-    """Keys that begin with `prefix`, in ascending order; all of them, or the first `limit`."""
+    """Keys that begin with `prefix`, in ascending order.
+
+    Args:
+        limit: the first so many; `None` for all of them.
+
+    Raises:
+        HostError: `invalid-argument`.
+    """
     keyvalue = _imports.current.keyvalue
     keys: list[str] = []
     cursor = ""
-    while limit is None or len(keys) < limit:
-        page = _do(keyvalue.list_keys, prefix, cursor, 1000 if limit is None else min(1000, limit - len(keys)))
+    left = _U64_MAX if limit is None else _whole("limit", limit)
+    while left:
+        page = _do(keyvalue.list_keys, prefix, cursor, min(_LIST_MAX, left))
         keys.extend(page.keys)
+        left -= len(page.keys)
         cursor = page.cursor
         if not cursor:
             break
@@ -429,19 +461,27 @@ def kv_list(prefix: str = "", limit: int | None = None) -> list[str]:
 
 
 def kv_cas(key: str, expected: Any, value: Any) -> bool:
-    """Replace only if the value is still `expected`; `None` stands for absent, in both.  True when it was replaced."""
+    """Replace a value if it is still `expected`; True when it was replaced.  What is kept then has no time to live.
+
+    Args:
+        expected: `None` for absent.  Values are compared as JSON: the order of an object's names does not count.
+        value: `None` deletes.
+
+    Raises:
+        HostError: as `kv_put`.
+    """
     before = None if expected is None else _value(expected)
     after = None if value is None else _value(value)
     return _do(_imports.current.keyvalue.compare_and_set, key, before, after)
 
 
 def kv_increment(key: str, delta: int = 1) -> int:
-    """Add to a whole number (absent counts as 0); the new value.
+    """Add to a whole number of 64 bits; the new value.  Absent counts as 0, and a time to live goes on.
 
     Raises:
-        Conflict: the value is not a whole number.
+        HostError: `conflict` (the value is no whole number, or would leave the range), else as `kv_put`.
     """
-    return _do(_imports.current.keyvalue.increment, key, delta)
+    return _do(_imports.current.keyvalue.increment, key, _whole("delta", delta, (1 << 63) - 1, -(1 << 63)))
 
 
 class _KeyValue:
@@ -476,43 +516,75 @@ def _pattern(pattern: Sequence[Any]) -> str:
 
 
 class _TupleSpace:
-    """Linda's tuple space.  Patterns are lists: `None` matches anything, `int` any whole number, and so on."""
+    """Linda's tuple space, one per namespace.
+
+    A tuple is a list of 1 to 64 values.  A pattern is a list of the same length: `None` matches anything, a type
+    (`int`, `float`, `str`, `bool`, `list`, `dict`, `type(None)`) matches its values, `ts.where(...)` compares, and
+    anything else matches what is equal to it.  A text that is no JSON array cannot be given here; see `ts_write`.
+
+    All raise a `HostError`: `invalid-argument`, `limit-exceeded`, and, where they change something, `unavailable`.
+    """
 
     def write(self, fields: Sequence[Any], lease_ms: int | None = None) -> str:
-        """Write a tuple; its id."""
-        return _do(_imports.current.tuplespace.write, _value(list(fields)), lease_ms)
+        """Write a tuple; its id.
+
+        Args:
+            fields: at most `tuple_bytes_max` (64 KiB) as JSON.
+            lease_ms: milliseconds until it is removed unless taken, up to ten years; `None` keeps it.
+
+        Raises:
+            HostError: also `mailbox-full`: an actor that is subscribed to such tuples does not keep up.
+        """
+        return ts_write(_value(list(fields)), lease_ms)
 
     def read(self, pattern: Sequence[Any], timeout_ms: int = 0) -> list[Any] | None:
-        """A copy of the oldest match, waiting up to `timeout_ms`; `None` if there is none."""
-        return _optional(_do(_imports.current.tuplespace.read, _pattern(pattern), timeout_ms))
+        """A copy of the oldest match; `None` if there is none.
+
+        Args:
+            timeout_ms: milliseconds to wait for one; what is left of the caller's deadline counts if it is less.
+        """
+        return _optional(ts_read(_pattern(pattern), timeout_ms))
 
     def take(self, pattern: Sequence[Any], timeout_ms: int = 0) -> list[Any] | None:
-        """The oldest match, removed."""
-        return _optional(_do(_imports.current.tuplespace.take, _pattern(pattern), timeout_ms))
+        """The oldest match, removed; `None` if there is none.  No two takers get the same one.
+
+        Args:
+            timeout_ms: as for `read`.  Who has waited longest is first.
+        """
+        return _optional(ts_take(_pattern(pattern), timeout_ms))
 
     def read_all(self, pattern: Sequence[Any], limit: int = 0) -> list[list[Any]]:
-        """Copies of up to `limit` matches (0: 100)."""
-        return [json.loads(text) for text in _do(_imports.current.tuplespace.read_all, _pattern(pattern), limit)]
+        """Copies of the oldest `limit` matches (0: 100, at most 1,000)."""
+        found = _do(_imports.current.tuplespace.read_all, _pattern(pattern), _whole("limit", limit, _U32_MAX))
+        return [json.loads(text) for text in found]
 
     def take_all(self, pattern: Sequence[Any], limit: int = 0) -> list[list[Any]]:
-        """Up to `limit` matches (0: 100), removed."""
-        return [json.loads(text) for text in _do(_imports.current.tuplespace.take_all, _pattern(pattern), limit)]
+        """The oldest `limit` matches (0: 100, at most 1,000), removed: all of them, or none if it fails."""
+        found = _do(_imports.current.tuplespace.take_all, _pattern(pattern), _whole("limit", limit, _U32_MAX))
+        return [json.loads(text) for text in found]
 
     def count(self, pattern: Sequence[Any]) -> int:
         """How many match."""
         return _do(_imports.current.tuplespace.count, _pattern(pattern))
 
     def subscribe(self, pattern: Sequence[Any], op: str) -> str:
-        """Get each future match as a message `op`; the subscription's id."""
+        """Get each future match, taken at once or not, as a message `op` with `fields`; the subscription's id.
+
+        It ends with `unsubscribe` or with this actor; one that is started again subscribes again.
+        """
         return _do(_imports.current.tuplespace.subscribe, _pattern(pattern), op)
 
     def unsubscribe(self, subscription_id: str) -> bool:
-        """True when it was there."""
+        """End a subscription, and take back what waits in the mailbox; True when it was there."""
         return _do(_imports.current.tuplespace.unsubscribe, subscription_id)
 
     @staticmethod
     def where(comparison: str, value: Any) -> dict[str, Any]:
-        """A field of a pattern that compares: `ts.where(">", 5)`, `ts.where("prefix", "svc:")`."""
+        """A field of a pattern that compares: `ts.where(">", 5)`, `ts.where("prefix", "svc:")`.
+
+        Args:
+            comparison: `<`, `<=`, `>`, `>=` (two numbers or two texts), `!=`, or `prefix` (texts).
+        """
         return {"$pred": [comparison, value]}
 
 
@@ -525,24 +597,30 @@ ts: Final = _TupleSpace()
 
 def ts_write(fields: str, lease_ms: int | None = None) -> str:
     """Like `ts.write`, with a JSON array as text."""
+    if lease_ms is not None:
+        _whole("lease_ms", lease_ms)
     return _do(_imports.current.tuplespace.write, fields, lease_ms)
 
 
 def ts_read(pattern: str, timeout_ms: int = 0) -> str | None:
     """Like `ts.read`, with JSON arrays as text."""
-    return _do(_imports.current.tuplespace.read, pattern, timeout_ms)
+    return _do(_imports.current.tuplespace.read, pattern, _whole("timeout_ms", timeout_ms))
 
 
 def ts_take(pattern: str, timeout_ms: int = 0) -> str | None:
     """Like `ts.take`, with JSON arrays as text."""
-    return _do(_imports.current.tuplespace.take, pattern, timeout_ms)
+    return _do(_imports.current.tuplespace.take, pattern, _whole("timeout_ms", timeout_ms))
 
 
 # -- channels ----------------------------------------------------------------------------------------------
 
 
 class _Channel:
-    """Durable queues.  The first argument stands for a context; pass "" for the actor's own namespace."""
+    """Durable queues: in order, at least once.  The first argument stands for a context; pass "" for the actor's own.
+
+    A channel is 1 to 256 characters and need not be created.  All raise a `HostError`: `invalid-argument`,
+    `limit-exceeded`, and, where they change something, `unavailable`.
+    """
 
     def send(
         self,
@@ -555,16 +633,38 @@ class _Channel:
         ttl_ms: int = 0,
         dedup_id: str = "",
     ) -> str:
-        """Queue a message; its id."""
+        """Queue a message; its id.
+
+        Args:
+            msg_type: at most 256 characters, for the consumer.
+            payload: its arguments; text is taken as JSON that is written already.
+            delay_ms: milliseconds before anybody gets it, up to a year.
+            ttl_ms: milliseconds until it is dropped if it still waits, up to a year; 0 keeps it.
+            dedup_id: a second message of this id within the channel's memory (`channel_dedup_ids_max` ids,
+                `channel_dedup_age_s_max` seconds) is not queued, and the first one's id returned; "" for none.
+        """
         channels = _imports.current.channels
-        options = channels.SendOptions(delay_ms, ttl_ms, dedup_id)
+        options = channels.SendOptions(_whole("delay_ms", delay_ms), _whole("ttl_ms", ttl_ms), dedup_id)
         return _do(channels.send, name, msg_type, _arguments(payload), options)
 
     def receive(
         self, context: str, name: str, timeout_ms: int = 0, visibility_ms: int = 0
     ) -> tuple[dict[str, Any] | None, bool, str]:
-        """The next message as `(message, True, "")`, or `(None, False, "")` when none came in time."""
-        message = _do(_imports.current.channels.receive, name, timeout_ms, visibility_ms)
+        """The next message as `(message, True, "")`, or `(None, False, "")` when none came in time.
+
+        A message has `id`, `msg_type`, `payload`, `deliveries` (1 for the first) and `enqueued_ms`.
+
+        Args:
+            timeout_ms: milliseconds to wait; what is left of the caller's deadline counts if it is less.
+            visibility_ms: milliseconds until it is another's unless it is acknowledged, up to twelve hours; 0 takes
+                30,000.
+        """
+        message = _do(
+            _imports.current.channels.receive,
+            name,
+            _whole("timeout_ms", timeout_ms),
+            _whole("visibility_ms", visibility_ms),
+        )
         if message is None:
             return None, False, ""
         return (
@@ -580,27 +680,48 @@ class _Channel:
         )
 
     def ack(self, context: str, name: str, message_id: str) -> None:
-        """It is done."""
+        """It is done, and gone.
+
+        Raises:
+            NotFound: it is not this actor's any more: it was settled, or its visibility has passed.
+        """
         _do(_imports.current.channels.ack, name, message_id)
 
     def nack(self, context: str, name: str, message_id: str, requeue: bool = True, delay_ms: int = 0) -> None:
-        """It is not done: back into the queue, or to the dead letters."""
-        _do(_imports.current.channels.nack, name, message_id, requeue, delay_ms)
+        """It is not done: back to its place in the queue, or, after `channel_deliveries_max` deliveries, a dead letter.
+
+        Args:
+            requeue: False makes it a dead letter at once.
+            delay_ms: milliseconds before anybody gets it again, up to a year.
+
+        Raises:
+            NotFound: as `ack`.
+        """
+        _do(_imports.current.channels.nack, name, message_id, requeue, _whole("delay_ms", delay_ms))
 
     def extend(self, context: str, name: str, message_id: str, visibility_ms: int) -> None:
-        """Keep it hidden from others for so many milliseconds from now."""
-        _do(_imports.current.channels.extend, name, message_id, visibility_ms)
+        """Keep it from others for so many milliseconds from now, up to twelve hours.
+
+        Raises:
+            NotFound: as `ack`.
+        """
+        _do(_imports.current.channels.extend, name, message_id, _whole("visibility_ms", visibility_ms))
 
     def depth(self, context: str, name: str) -> int:
-        """How many wait."""
+        """How many wait, delayed ones included; those that somebody has do not count."""
         return _do(_imports.current.channels.depth, name)
 
     def subscribe(self, context: str, name: str, op: str) -> str:
-        """Get each message as a message `op`; returning acknowledges it, crashing does not."""
+        """Get each message as a call of `op`, one after the other; the subscription's id.
+
+        Its arguments are `channel`, `id`, `msg_type`, `payload`, `deliveries` and `enqueued_ms`.  Returning is the ack;
+        a refusal or a crash is the nack.  A handler that returns `NO_REPLY` acknowledges with its `reply`.
+        It ends with `unsubscribe` or with this actor; one that is started again subscribes again.
+        """
         return _do(_imports.current.channels.subscribe, name, op)
 
     def unsubscribe(self, subscription_id: str) -> bool:
-        """True when it was there."""
+        """End a subscription; a message that waits in the mailbox is another's then.  True when it was there."""
         return _do(_imports.current.channels.unsubscribe, subscription_id)
 
 
@@ -681,14 +802,19 @@ _names_of_locks: dict[str, str] = {}
 
 
 def lock_acquire(name: str, *args: Any, ttl_ms: int = 30_000, wait_ms: int = 0) -> Lease | None:
-    """Take a lock; `None` when another holds it.
+    """Take a lock; `None` while another holds it.  A lock ends with its time, not with the actor that took it.
 
     `lock_acquire(name, ttl_ms, wait_ms)`, or as published: `lock_acquire(tenant, namespace, holder, name, lease_secs,
     timeout_ms)`, of which tenant, namespace and holder are the actor's own in any case.
 
     Args:
-        ttl_ms: how long it holds without renewal, in milliseconds.
-        wait_ms: how long to wait for it, in milliseconds.
+        name: 1 to 256 bytes, one namespace wide.
+        ttl_ms: how long it holds without renewal, in milliseconds, up to a day.
+        wait_ms: how long to wait for it, in milliseconds, up to a day; what is left of the caller's deadline counts if
+            it is less.  Who has waited longest is first.
+
+    Raises:
+        HostError: `invalid-argument`, `limit-exceeded`, `unavailable`.
     """
     if len(args) == 5:
         name, ttl_ms, wait_ms = args[2], round(args[3] * 1000), args[4]
@@ -697,10 +823,13 @@ def lock_acquire(name: str, *args: Any, ttl_ms: int = 30_000, wait_ms: int = 0) 
         wait_ms = args[1] if len(args) > 1 else wait_ms
     else:
         raise InvalidArgument("lock_acquire takes (name, ttl_ms, wait_ms) or the six arguments of the published form")
-    lease = _do(_imports.current.locks.acquire, name, ttl_ms, wait_ms)
+    lease = _do(_imports.current.locks.acquire, name, _whole("ttl_ms", ttl_ms), _whole("wait_ms", wait_ms))
     if lease is None:
         return None
     _names_of_locks[lease.lock_id] = name
+    if len(_names_of_locks) > _LOCKS_REMEMBERED_MAX:
+        # Most are never released by their id alone, and many just run out.
+        del _names_of_locks[next(iter(_names_of_locks))]
     return Lease(name, lease.lock_id, lease.fencing_token, lease.expires_ms)
 
 
@@ -719,16 +848,18 @@ def lock_renew(lock: Any, *args: Any, ttl_ms: int = 30_000) -> Lease:
 
     Args:
         lock: what `lock_acquire` returned; or `name, lock_id, ttl_ms`; or the published six arguments.
+        ttl_ms: up to a day.
 
     Raises:
-        Conflict: it was lost in between.
+        HostError: `conflict` (it was lost in between), `not-found` (no lock of this actor has such an id),
+            `invalid-argument`, `unavailable`.
     """
     name, lock_id = _held(lock, args)
     if len(args) == 5:
         ttl_ms = round(args[4] * 1000)
     elif args and isinstance(args[-1], int):
         ttl_ms = args[-1]
-    lease = _do(_imports.current.locks.renew, name, lock_id, ttl_ms)
+    lease = _do(_imports.current.locks.renew, name, lock_id, _whole("ttl_ms", ttl_ms))
     return Lease(name, lease.lock_id, lease.fencing_token, lease.expires_ms)
 
 
@@ -737,6 +868,9 @@ def lock_release(lock: Any, *args: Any) -> bool:
 
     Args:
         lock: what `lock_acquire` returned; or `name, lock_id`; or the published five arguments.
+
+    Raises:
+        HostError: `not-found` (no lock of this actor has such an id), `unavailable`.
     """
     name, lock_id = _held(lock, args)
     _names_of_locks.pop(lock_id, None)
@@ -757,52 +891,101 @@ def _blob_info(record: Any) -> dict[str, Any]:
 
 
 def blob_put(name: str, data: bytes | str, content_type: str = "application/octet-stream") -> dict[str, Any]:
-    """Keep bytes (or text, as UTF-8) under a name; what is known of them then."""
+    """Keep bytes under a name, one namespace wide; `name`, `size_bytes`, `content_type`, `sha256`, `modified_ms`.
+
+    Args:
+        name: 1 to 512 bytes in parts separated by `/`, none of them empty, `.` or `..`.
+        data: at most 1 MiB; larger blobs come over HTTP.  Text is kept as UTF-8.
+
+    Raises:
+        HostError: `invalid-argument`, `limit-exceeded`, `unavailable`.
+    """
     raw = data.encode() if isinstance(data, str) else bytes(data)
     return _blob_info(_do(_imports.current.blobs.put, name, base64.b64encode(raw).decode("ascii"), content_type))
 
 
 def blob_get(name: str) -> bytes | None:
-    """The bytes of a name, or `None`."""
+    """The bytes of a name, or `None`; those of one moment, however many they are.
+
+    Raises:
+        HostError: `invalid-argument`, `conflict` (somebody replaces it faster than it can be read).
+    """
     blobs = _imports.current.blobs
-    stat = _do(blobs.stat, name)
-    if stat is None:
-        return None
-    parts: list[bytes] = []
-    offset = 0
-    while offset < stat.size_bytes:
-        part = _do(blobs.get_range, name, offset, _BLOB_PART_BYTES)
-        if not part:
-            break
-        parts.append(base64.b64decode(part))
-        offset += len(parts[-1])
-    return b"".join(parts)
+
+    def part(offset: int) -> bytes | None:
+        text = _do(blobs.get_range, name, offset, _BLOB_PART_BYTES)
+        return None if text is None else base64.b64decode(text)
+
+    first = part(0)
+    if first is None or len(first) < _BLOB_PART_BYTES:
+        return first
+    for _ in range(_BLOB_READS_MAX):
+        stat = _do(blobs.stat, name)
+        if stat is None:
+            return None
+        parts = [part(offset) or b"" for offset in range(0, stat.size_bytes, _BLOB_PART_BYTES)]
+        after = _do(blobs.stat, name)
+        if after is not None and _blob_info(after) == _blob_info(stat):
+            return b"".join(parts)
+    raise Conflict(f"blob {name!r} is being replaced faster than it can be read: try again later")
 
 
 def blob_delete(name: str) -> bool:
-    """True when there was something to delete."""
+    """True when there was something to delete.
+
+    Raises:
+        HostError: `invalid-argument`, `unavailable`.
+    """
     return _do(_imports.current.blobs.delete, name)
 
 
-def blob_list(prefix: str = "", limit: int = 0) -> list[dict[str, Any]]:
-    """Blobs whose name begins with `prefix`."""
-    return [_blob_info(record) for record in _do(_imports.current.blobs.list_blobs, prefix, "", limit)]
+def blob_list(prefix: str = "", limit: int | None = None) -> list[dict[str, Any]]:
+    """What is known of the blobs whose name begins with `prefix`, by name, as `blob_put` returns it.
+
+    Args:
+        limit: the first so many; `None` for all of them.
+    """
+    found: list[dict[str, Any]] = []
+    left = _U64_MAX if limit is None else _whole("limit", limit)
+    while left:
+        count = min(_LIST_MAX, left)
+        page = _do(_imports.current.blobs.list_blobs, prefix, found[-1]["name"] if found else "", count)
+        found.extend(map(_blob_info, page))
+        left -= len(page)
+        if len(page) < count:
+            break
+    return found
 
 
 # -- event streams -----------------------------------------------------------------------------------------
 
 
 class _Stream:
-    """Append-only logs under paths such as `/sessions/abc`."""
+    """Append-only logs under paths such as `/sessions/abc`, one namespace wide.
+
+    All raise a `HostError`: `invalid-argument`, and, where said, others.
+    """
 
     def append(self, path: str, event_type: str, payload: Any = None, idempotency_key: str = "") -> int:
-        """Append an event; its offset."""
-        return _do(
-            _imports.current.streams.append, path, event_type, _arguments(payload), idempotency_key
-        )
+        """Append an event; its offset, from 1.  What is no event becomes one of type `error` that says what came.
+
+        Args:
+            event_type: 1 to 128 letters, digits, `_`, `.`, `:`, `/` or `-`.
+            payload: at most `stream_event_bytes_max` (256 KiB); text is taken as JSON that is written already.
+            idempotency_key: a second append with the same one returns the first's offset; "" for none.
+
+        Raises:
+            HostError: `rate-limited` (the stream is paused; `retry_after_ms`), `limit-exceeded`, `unavailable`.
+        """
+        return _do(_imports.current.streams.append, path, event_type, _arguments(payload), idempotency_key)
 
     def read(self, path: str, after: int = 0, limit: int = 0) -> list[dict[str, Any]]:
-        """Up to `limit` events (0: 100) after offset `after`."""
+        """Events after an offset, oldest first: `offset`, `event_type`, `payload`, `time_ms`.
+
+        Args:
+            after: 0 for the oldest that is kept.
+            limit: at most so many; 0 takes 100, the most is 1,000.
+        """
         return [
             {
                 "offset": event.offset,
@@ -810,15 +993,24 @@ class _Stream:
                 "payload": json.loads(event.payload),
                 "time_ms": event.time_ms,
             }
-            for event in _do(_imports.current.streams.read, path, after, limit)
+            for event in _do(
+                _imports.current.streams.read, path, _whole("after", after), _whole("limit", limit, _U32_MAX)
+            )
         ]
 
     def subscribe(self, path: str, op: str, after: int = 0) -> str:
-        """Get each event after `after` as a message `op`; the subscription's id."""
-        return _do(_imports.current.streams.subscribe, path, after, op)
+        """Get each event after `after`, old and new ones, as a message `op`; the subscription's id.
+
+        Its arguments are `path`, `offset`, `event_type`, `payload` and `time_ms`; at most one waits in the mailbox.
+        It ends with `unsubscribe` or with this actor; one that is started again subscribes again.
+
+        Raises:
+            HostError: `limit-exceeded`.
+        """
+        return _do(_imports.current.streams.subscribe, path, _whole("after", after), op)
 
     def unsubscribe(self, subscription_id: str) -> bool:
-        """True when it was there."""
+        """End a subscription, and take back what waits in the mailbox; True when it was there."""
         return _do(_imports.current.streams.unsubscribe, subscription_id)
 
 
@@ -931,65 +1123,121 @@ def http_stream(
 
 
 def step(
-    name: str, function: Callable[[], T], *, retries_max: int = 0, backoff_ms: int = 1000, timeout_ms: int = 0
+    name: str,
+    function: Callable[[], T],
+    *,
+    retries_max: int = 0,
+    backoff_s: float = 1.0,
+    timeout_s: float | None = None,
+    compensate: Callable[..., Any] | None = None,
 ) -> T:
     """Run a step of a workflow once: its result is recorded and comes from the record ever after.
 
     Args:
         name: unique within the run.
-        function: does the work; its result must have a JSON form.
-        retries_max: how often it is tried again when it raises.
-        backoff_ms: milliseconds before the first retry; the node lengthens it.
-        timeout_ms: milliseconds for one attempt; 0 sets no limit.
+        function: does the work; its result must have a JSON form.  A `Refuse` is final, whatever else it raises is
+            tried again.
+        retries_max: how often it is tried again.
+        backoff_s: seconds before the first retry; twice as long before each next one, at most an hour.
+        timeout_s: seconds for one attempt.  What it waits for ends with them, and an attempt that took longer has
+            failed, even if it then returns.
+        compensate: undoes the step if the run is cancelled or fails later; takes the step's result, or nothing.  Those
+            of all finished steps are called in reverse order, each as a step with the retries and time limit of its
+            own.
+
+    Raises:
+        WorkflowCancelled: before or after the step.
+        InvalidArgument: outside of a workflow's run, within another step, or with the name of another step.
+        Exception: what the last attempt raised.
     """
-    interface = _imports.current.workflow
-    options = json.dumps({"retries_max": retries_max, "backoff_ms": backoff_ms, "timeout_ms": timeout_ms})
-    recorded = _do(interface.step_begin, name, options)
-    if recorded is not None:
-        return json.loads(recorded)
-    while True:
-        try:
-            result = function()
-        except Exception as failed:  # whatever the author's step raises decides whether it is tried again
-            wait_ms = _do(interface.step_failed, name, f"{type(failed).__name__}: {failed}"[:1000])
-            if wait_ms is None:
-                raise
-            _do(interface.sleep_ms, wait_ms)
-            continue
-        text = _value(result)
-        _do(interface.step_succeeded, name, text)
-        # What the record will give, also the first time: a tuple is a list from the beginning.
-        return json.loads(text)
+    run = _workflow.current()
+    if run is None:
+        raise InvalidArgument("steps belong to a workflow: call host.step in the @run_handler of a @workflow_actor")
+    if not isinstance(retries_max, int) or not 0 <= retries_max <= 1_000_000:
+        raise InvalidArgument(f"retries_max={retries_max!r} is not possible: a whole number, 0 to 1,000,000")
+    # A limit is at least a millisecond: 0 would set none.
+    timeout_ms = 0 if timeout_s is None else max(1, _milliseconds("timeout_s", timeout_s))
+    policy = _workflow.Policy(retries_max, _milliseconds("backoff_s", backoff_s), timeout_ms)
+    undo = None if compensate is None else _workflow.undoing(compensate)
+    result: T = run.step(name, function, policy, undo, _value)
+    return result
 
 
 class _Workflow:
-    """Durable sleeps, promises and signals of a workflow's run."""
+    """Durable steps, sleeps, promises and signals of a workflow's run."""
 
     step = staticmethod(step)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep that survives restarts, for days if need be."""
-        _do(_imports.current.workflow.sleep_ms, round(seconds * 1000))
+        """Sleep that survives restarts, for days if need be; at most ten years.
+
+        Raises:
+            WorkflowCancelled
+        """
+        _wait(_imports.current.workflow.sleep_ms, _milliseconds("seconds", seconds))
 
     def promise(self, name: str = "") -> str:
-        """A promise that somebody else resolves; its id."""
+        """A promise that somebody else resolves; its id, to be given to whoever that is.
+
+        Args:
+            name: for people: what it is about.
+
+        Raises:
+            LimitExceeded
+        """
         return _do(_imports.current.workflow.promise_create, name)
 
     def wait(self, promise_id: str, timeout_ms: int = 0) -> Any:
-        """The promise's value, once somebody has resolved it."""
-        return json.loads(_do(_imports.current.workflow.promise_await, promise_id, timeout_ms))
+        """The promise's value, once somebody has resolved it.
+
+        Args:
+            promise_id: of a promise of this namespace.
+            timeout_ms: milliseconds; 0 waits as long as it takes.
+
+        Raises:
+            DeadlineExceeded, NotFound
+            WorkflowCancelled
+        """
+        return json.loads(_wait(_imports.current.workflow.promise_await, promise_id, _whole("timeout_ms", timeout_ms)))
 
     def resolve(self, promise_id: str, value: Any = None) -> None:
-        """Resolve a promise."""
+        """Resolve a promise of this namespace, anybody's.
+
+        Raises:
+            NotFound
+            Conflict: it has another value already.
+        """
         _do(_imports.current.workflow.promise_resolve, promise_id, _value(value))
 
-    def next_signal(self, timeout_ms: int = 0) -> Any:
-        """The next signal, or `None`; each is given once."""
-        return _optional(_do(_imports.current.workflow.next_signal, timeout_ms))
+    def next_signal(self, timeout_ms: int | None = 0) -> Signal | None:
+        """The next signal, or `None` when none has come in time.  If it has a handler, that has been called.
+
+        Args:
+            timeout_ms: milliseconds to wait for one; `None` waits as long as it takes.
+
+        Raises:
+            WorkflowCancelled
+            InvalidArgument: outside of a workflow's run, or within a step.
+        """
+        run = _workflow.current()
+        if run is None:
+            raise InvalidArgument("only the run of a workflow waits for signals; elsewhere they come to their handlers")
+        return run.next_signal(_YEARS_10_MS if timeout_ms is None else _whole("timeout_ms", timeout_ms))
 
     def cancelled(self) -> bool:
-        """True when somebody has asked for this run to be cancelled."""
+        """True once somebody has asked for this run to be cancelled."""
         return _do(_imports.current.workflow.cancelled)
 
 
 workflow: Final = _Workflow()
+
+
+def _wait(function: Callable[..., Any], *args: Any) -> Any:
+    run = _workflow.current()
+    return _do(function, *args) if run is None else run.wait(function, *args)
+
+
+def _milliseconds(name: str, seconds: Any) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds * 1_000 <= _YEARS_10_MS:
+        raise InvalidArgument(f"{name}={seconds!r} is not possible: seconds, 0 to ten years of them")
+    return round(seconds * 1_000)

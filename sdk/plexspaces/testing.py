@@ -14,13 +14,16 @@ others.  Everything happens on the caller's stack: an `ask` runs the other actor
 `send` waits in the mailbox until nobody is busy, and time moves when the test says so or an actor sleeps.  What the
 standard library does by itself (`time.time`, `random`) is not changed here; `host.now_ms` and `host.sleep` are virtual.
 
-In memory: messages, life, timers, clock, chance, groups, registry, key-value, log, and service links that the test
-answers.  The other stores answer `unavailable`.
+An actor that waits for a tuple, a message or a lock gets what is there.  Else the others handle what is in their
+mailboxes, and where that brings nothing either, time passes until something does or its own is over.  On one stack the
+actor that began to wait last goes on first.
+
+In memory: messages, life, timers, clock, chance, groups, registry, all stores, log, and service links that the test
+answers, and workflows: a run goes on until it has to wait, and again when it need not any more; see `TestActor.start`.
 """
 
 from __future__ import annotations
 
-import heapq
 import importlib
 import inspect
 import itertools
@@ -28,39 +31,46 @@ import json
 import random
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from . import _imports, codec, host
+from . import _calls, _imports, codec, host
 from ._bindings.componentize_py_types import Err, Ok
 from ._bindings.wit_world.imports import types
 from ._guest import INTERFACES
+from ._testing_base import LIMITS, NS_PER_MS, Quotas, VirtualClock, Waiter, check_text, contract_error
+from ._testing_channels import Channels, DeadLetter, Delivery
+from ._testing_keys import Blob, Blobs, Held, KeyValues, Locks
+from ._testing_streams import Event, Streams, check_path
+from ._testing_tuples import TupleSpace
+from ._testing_workflow import Record, Recorded, TestPromise, TestRun, WorkflowInterface, Workflows
 from ._version import __version__
 from ._world import make_world
 from .definition import ActorDefinition
 from .errors import ActorNotFound
 
-__all__ = ["Exit", "LogLine", "TestActor", "TestNode"]
+__all__ = [
+    "LIMITS",
+    "DeadLetter",
+    "Exit",
+    "LogLine",
+    "TestActor",
+    "TestChannel",
+    "TestNode",
+    "TestPromise",
+    "TestRun",
+    "TestStream",
+]
 
 ASK_TIMEOUT_MS: Final = 30_000
 START_NS: Final = 1_700_000_000_000_000_000
 DELIVERIES_MAX: Final = 100_000
-# The node's defaults.
-LIMITS: Final[Mapping[str, int]] = {
-    "links_per_actor_max": 10_000,
-    "monitors_per_actor_max": 10_000,
-    "timers_per_actor_max": 10_000,
-    "groups_per_actor_max": 1_000,
-    "labels_per_actor_max": 64,
-}
 _DELAY_MS_MAX: Final = 365 * 24 * 3_600 * 1_000
-_TEXT_BYTES_MAX: Final = 256
 _ENTRIES_MAX: Final = 1_000
 _REASON_CHARS_MAX: Final = 1_000
 _RANDOM_BYTES_MAX: Final = 65_536
-_KEYS_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,7 @@ def _stopped(actor_id: str, reason: str) -> Exit:
 class _Deployed:
     definitions: Mapping[str, ActorDefinition]
     role: str
+    shared_keys: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -125,6 +136,15 @@ class _Timer:
     due_ns: int
     interval_ns: int
     context: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Born:
+    """How an incarnation was made, so that its instance can be made again as it was."""
+
+    config: Any
+    state: str | None
+    record: Record
 
 
 @dataclass(slots=True, eq=False)
@@ -149,12 +169,20 @@ class _Cell:
     told: dict[str, tuple[str, str]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     trap_exit: bool = False
+    feeds: dict[str, _Feed | _Push] = field(default_factory=dict)  # subscriptions
+    waits: bool = False  # its handler waits for something in a store
     spawner: str = ""  # until it is up
     stopping: Exit | None = None
     doomed: Exit | None = None  # its end, which waits for the handler that is on the stack
     deadline_ns: int | None = None
     context: dict[str, Any] = field(default_factory=dict)
     imports: Any = None
+    born: _Born | None = None
+
+    @property
+    def durable(self) -> bool:
+        """Its state outlives a crash."""
+        return "durability" in self.definition.facets or self.definition.behaviour == "Workflow"
 
     @property
     def definition(self) -> ActorDefinition:
@@ -184,31 +212,12 @@ class _Failed(Exception):
         self.failure = failure
 
 
-def _error(code: str, message: str, /, **details: Any) -> Exception:
-    return Err(types.Error(types.ErrorCode[code.upper().replace("-", "_")], message, json.dumps(details)))
-
-
-def _refuse_more(cell: _Cell, limit: str, used: int) -> None:
-    if used >= LIMITS[limit]:
-        raise _error(
-            "limit-exceeded",
-            f"actor {cell.actor_id!r} has {used}, as many as it may: see {limit}",
-            limit=limit,
-            value=LIMITS[limit],
-        )
-
-
 def _crash(cell: _Cell, failure: Any) -> Exit:
     return Exit(cell.actor_id, "crashed", failure.message, failure.traceback, kind=failure.code)
 
 
 def _cut(reason: str) -> str:
     return reason if len(reason) <= _REASON_CHARS_MAX else reason[: _REASON_CHARS_MAX - 3] + "..."
-
-
-def _check_text(what: str, text: str) -> None:
-    if not 1 <= len(text.encode()) <= _TEXT_BYTES_MAX:
-        raise _error("invalid-argument", f"{what} has 1 to {_TEXT_BYTES_MAX} bytes, not {len(text.encode())}")
 
 
 class TestActor:
@@ -259,12 +268,26 @@ class TestActor:
         return self._node._from_outside(self.actor_id, kind, name, arguments if payload is None else payload)
 
     def run(self, payload: Any = None, /, **arguments: Any) -> Any:
-        """Run a workflow."""
-        kind = types.MessageKind.RUN
-        return self._node._from_outside(self.actor_id, kind, "run", arguments if payload is None else payload)
+        """Run a workflow to its end, or hear how it ended; time passes while it sleeps.
+
+        Raises:
+            HostError: as it ended; `unavailable` when it waits for what does not come by itself: use `start`.
+        """
+        run = self.start(payload, **arguments)
+        self._node._pass_until(lambda: run.status != "running", None)
+        return run.result()
+
+    def start(self, payload: Any = None, /, **arguments: Any) -> TestRun:
+        """Start a workflow, or give the run it has; on return it waits for something, or has ended.
+
+        Time passes with `TestNode.advance`.  While it waits, its code is not on any stack: it is begun again later, and
+        what it has asked its host for is given to it once more.
+        """
+        text = host._arguments(arguments if payload is None else payload)
+        return self._node._start_run(self.actor_id, text)
 
     def crash(self, reason: str = "killed") -> None:
-        """Let it die between two messages; it is restarted as after any crash."""
+        """Let it die between two messages, or while its run waits; it is restarted as after any crash."""
         self._node._end(self._node._living(self.actor_id), Exit(self.actor_id, reason))
         self._node.settle()
 
@@ -274,6 +297,7 @@ class TestActor:
         cell = node._cells[self.actor_id]
         if cell.alive and keep_state:
             cell.saved = node._export(cell, "get_state")
+        node._release(cell)
         node._start(cell, keep_state=keep_state)
         node.settle()
 
@@ -292,38 +316,60 @@ class TestNode:
     Args:
         seed: of everything random that actors get from the host.
         start_ms: wall clock at the beginning, milliseconds since 1970.
+        limits: others than the node's defaults, by their names in its configuration: `{"channel_deliveries_max": 2}`.
+
+    Raises:
+        ValueError: there is no such limit here; `LIMITS` has them all.
     """
 
     __test__ = False
 
-    def __init__(self, *, seed: int = 0, start_ms: int = START_NS // 1_000_000) -> None:
+    def __init__(
+        self, *, seed: int = 0, start_ms: int = START_NS // 1_000_000, limits: Mapping[str, float] | None = None
+    ) -> None:
+        unknown = set(limits or {}) - set(LIMITS)
+        if unknown:
+            raise ValueError(f"no limit of the test node: {', '.join(sorted(unknown))} (known: {', '.join(LIMITS)})")
         self.logs: list[LogLine] = []
         self.exits: list[Exit] = []
-        self._start_ns = start_ms * 1_000_000
-        self._elapsed_ns = 0
+        self._limits = {**LIMITS, **(limits or {})}
+        self._clock = VirtualClock(start_ms)
         self._random = random.Random(seed)
         self._ids = itertools.count(1)
         self._types: dict[str, _Deployed] = {}
         self._cells: dict[str, _Cell] = {}
         self._stack: list[_Cell] = []
-        self._timers: list[tuple[int, int, _Timer]] = []
         self._ended: deque[tuple[_Cell, Exit, bool]] = deque()
         self._telling = False
         self._groups: dict[str, dict[str, None]] = {}
-        self._values: dict[tuple[str, str], tuple[str, int | None]] = {}
         self._replies: dict[str, str] = {}
         self._answers: dict[str, Callable[..., Any]] = {}
+        # Messages of subscriptions that wait in a mailbox, and pushed ones whose handler will reply later.
+        self._fed: dict[str, _Feed | _Push] = {}
+        self._deferred: dict[str, tuple[_Push, Delivery]] = {}
+        quotas = Quotas(self._limits)
+        self._keyvalues = KeyValues(self._clock, self._limits, quotas)
+        self._locks = Locks(self._clock, quotas)
+        self._blobs = Blobs(self._clock, self._limits, quotas)
+        self._space = TupleSpace(self._clock, self._limits, quotas)
+        self._channels = Channels(self._clock, self._limits, quotas)
+        self._streams = Streams(self._clock, self._limits, quotas)
+        self._workflows = Workflows(self)
+        self._promise_waiters: dict[str, list[Waiter]] = {}
 
     # -- for tests ---------------------------------------------------------------------------------------
 
-    def deploy(self, actor_type: str, actor_class: type) -> None:
+    def deploy(self, actor_type: str, actor_class: type, *, shared_keys: bool = False) -> None:
         """Make a class known under a type, so that actors can spawn it.
+
+        Args:
+            shared_keys: its actors have one key-value space together.
 
         Raises:
             DefinitionError: the class is no actor.
         """
         definition = ActorDefinition.of(actor_class)
-        self._types[actor_type] = _Deployed({"": definition}, "")
+        self._types[actor_type] = _Deployed({"": definition}, "", shared_keys)
 
     def spawn(
         self,
@@ -392,15 +438,42 @@ class TestNode:
         self._from_outside(to, types.MessageKind.CAST, op, payload, caller=caller)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; timers fire in order, each with its consequences."""
+        """Let time pass; what is due happens in order, each with its consequences: timers, ends of leases, delays."""
         if seconds < 0:
             raise ValueError("time does not go back")
-        end = self._elapsed_ns + round(seconds * 1e9)
-        while self._timers and self._timers[0][0] <= end:
-            self._elapsed_ns = max(self._elapsed_ns, self._timers[0][0])
-            self._fire_due()
+        end_ns = self._clock.elapsed_ns + round(seconds * 1e9)
+        while (due_ns := self._clock.next_due_ns()) is not None and due_ns <= end_ns:
+            self._clock.pass_until(due_ns)
             self.settle()
-        self._elapsed_ns = max(self._elapsed_ns, end)
+        self._clock.pass_until(end_ns)
+
+    def crash(self, actor_id: str, *, at_call: int) -> None:
+        """Let a workflow's actor die in the middle of its run, instead of asking its host for something.
+
+        Args:
+            at_call: the how manieth time from now that it asks; recovery is at once, unless the actor is not restarted.
+
+        Raises:
+            HostError: it has no run under way.
+        """
+        if at_call < 1:
+            raise ValueError("calls are counted from 1 on")
+        with self._translated():
+            self._workflows.crash(actor_id, at_call)
+
+    def promises(self) -> list[TestPromise]:
+        """The promises there are, in the order they were made."""
+        return self._workflows.promises()
+
+    def resolve(self, promise_id: str, value: Any = None) -> None:
+        """Resolve a promise, as a person does; what follows is done on return.
+
+        Raises:
+            HostError: `not-found`, or `conflict` when it has another value already.
+        """
+        with self._translated():
+            self._workflows.resolve(promise_id, host._value(value))
+        self.settle()
 
     def answer(self, link: str, function: Callable[[str, str, dict[str, str], str], tuple[int, Any]]) -> None:
         """Be the outside world behind a service link.
@@ -418,33 +491,102 @@ class TestNode:
 
     def settle(self) -> None:
         """Deliver what waits in mailboxes until nothing does."""
-        if self._stack:
-            return
-        for _ in range(DELIVERIES_MAX):
-            cell = next((cell for cell in self._cells.values() if cell.alive and (cell.notices or cell.mailbox)), None)
-            if cell is None:
-                return
-            self._deliver_next(cell)
-        raise RuntimeError(f"actors still send to one another after {DELIVERIES_MAX} messages: does one never stop?")
+        if not self._stack:
+            self._let_others_run(lambda: False)
+
+    # -- the stores, for tests ---------------------------------------------------------------------------
+
+    def kv(self, actor_id: str) -> dict[str, Any]:
+        """What an actor keeps in key-value, by key in ascending order; a copy."""
+        return self._keyvalues.living(self._keys_of(actor_id))
+
+    def tuples(self, pattern: Sequence[Any] | None = None) -> list[list[Any]]:
+        """The tuples that are there, oldest first; copies.
+
+        Args:
+            pattern: only those that match, as for `host.ts.read`.
+        """
+        with self._translated():
+            return self._space.living(None if pattern is None else host._pattern(pattern))
+
+    def channel(self, name: str) -> TestChannel:
+        """A channel: its depth, what waits, its dead letters."""
+        return TestChannel(self, name)
+
+    def stream(self, path: str) -> TestStream:
+        """An event stream: its events, and the operator's `pause` and `resume`."""
+        with self._translated():
+            check_path(path)
+        return TestStream(self, path)
+
+    def lock(self, name: str) -> host.Lease | None:
+        """Who has a lock now."""
+        held = self._locks.holder(name)
+        return None if held is None else host.Lease(name, held.lock_id, held.token, held.expires_ms)
+
+    def blob(self, name: str) -> bytes | None:
+        """The bytes of a blob."""
+        with self._translated():
+            blob = self._blobs.stat(name)
+        return None if blob is None else blob.data
+
+    def put_blob(self, name: str, data: bytes, content_type: str = "") -> None:
+        """Put a blob of any size, as a client does over HTTP."""
+        with self._translated():
+            self._blobs.keep(name, data, content_type)
 
     # -- time --------------------------------------------------------------------------------------------
 
     @property
     def now_ns(self) -> int:
         """The virtual wall clock, nanoseconds since 1970."""
-        return self._start_ns + self._elapsed_ns
+        return self._clock.now_ns
 
-    def _fire_due(self) -> None:
-        while self._timers and self._timers[0][0] <= self._elapsed_ns:
-            _, _, timer = heapq.heappop(self._timers)
-            cell = timer.cell
-            if cell.timers.get(timer.id) is timer:
-                envelope = self._envelope(types.MessageKind.INFO, timer.op, timer.payload, cell.actor_id, timer.context)
-                cell.told[envelope.id] = ("timer", timer.id)
-                cell.mailbox.append(envelope)
+    def _fire(self, timer: _Timer) -> None:
+        cell = timer.cell
+        if cell.timers.get(timer.id) is timer:
+            envelope = self._envelope(types.MessageKind.INFO, timer.op, timer.payload, cell.actor_id, timer.context)
+            cell.told[envelope.id] = ("timer", timer.id)
+            cell.mailbox.append(envelope)
 
     def _arm(self, timer: _Timer) -> None:
-        heapq.heappush(self._timers, (timer.due_ns, next(self._ids), timer))
+        self._clock.call_at(timer.due_ns, lambda: self._fire(timer))
+
+    def _wait(self, cell: _Cell, waiter: Waiter, give_up: Callable[[], None]) -> Any:
+        """What a handler gets that waits for something in a store; None when its time is over."""
+        cell.waits = True
+        try:
+            while not waiter.done and self._clock.elapsed_ns < waiter.deadline_ns:
+                self._let_others_run(lambda: waiter.done or cell.doomed is not None)
+                if waiter.done or cell.doomed is not None:
+                    break
+                due_ns = self._clock.next_due_ns()
+                self._clock.pass_until(waiter.deadline_ns if due_ns is None else min(due_ns, waiter.deadline_ns))
+        finally:
+            cell.waits = False
+            give_up()
+        if cell.doomed is not None:
+            raise _Killed
+        return waiter.outcome
+
+    def _until_ns(self, cell: _Cell, timeout_ms: int) -> int:
+        """The end of a wait: its own, or that of whoever waits for the actor."""
+        own_ns = self._clock.elapsed_ns + timeout_ms * NS_PER_MS
+        return own_ns if cell.deadline_ns is None else min(own_ns, cell.deadline_ns)
+
+    def _let_others_run(self, enough: Callable[[], bool]) -> None:
+        """Deliver what waits in mailboxes of actors that are not busy, until nothing does or it is enough."""
+        for _ in range(DELIVERIES_MAX):
+            if enough():
+                return
+            ready = (cell for cell in self._cells.values() if cell.alive and (cell.notices or cell.mailbox))
+            cell = next((cell for cell in ready if cell not in self._stack and not self._workflows.busy(cell)), None)
+            if cell is None:
+                if self._workflows.go_on():
+                    continue
+                return
+            self._deliver_next(cell)
+        raise RuntimeError(f"actors still send to one another after {DELIVERIES_MAX} messages: does one never stop?")
 
     def _claim(self, cell: _Cell, envelope: Any) -> bool:
         """A message of the node's has come to be handled; False when it is void."""
@@ -453,7 +595,7 @@ class TestNode:
             timer = cell.timers[of]
             if timer.interval_ns:
                 # The next tick on the grid of the first: those that came while this one waited are skipped.
-                timer.due_ns += timer.interval_ns * (1 + (self._elapsed_ns - timer.due_ns) // timer.interval_ns)
+                timer.due_ns += timer.interval_ns * (1 + (self._clock.elapsed_ns - timer.due_ns) // timer.interval_ns)
                 self._arm(timer)
             else:
                 del cell.timers[of]
@@ -488,7 +630,36 @@ class TestNode:
 
     def _post(self, to: str, envelope: Any) -> None:
         cell = self._find(to)
-        cell.mailbox.append(envelope)
+        kinds = types.MessageKind
+        envelope.kind = self._workflows.kind(cell, envelope.kind, envelope.op)
+        if envelope.kind is kinds.RUN:
+            self._workflows.start(cell, envelope)
+        elif envelope.kind is not kinds.SIGNAL or not self._workflows.signal(cell, envelope):
+            cell.mailbox.append(envelope)
+
+    def _start_run(self, actor_id: str, payload: str) -> TestRun:
+        self.settle()
+        with self._translated():
+            cell = self._find(actor_id)
+            if cell.definition.behaviour != "Workflow":
+                raise contract_error("invalid-argument", f"{actor_id} is no workflow")
+            context = json.dumps({"subject": "tester", "roles": []})
+            run = self._workflows.start(cell, self._envelope(types.MessageKind.RUN, "run", payload, "", context))
+        self.settle()
+        return TestRun(self, run)
+
+    def _pass_until(self, enough: Callable[[], bool], deadline_ns: int | None) -> None:
+        """Let others run and time pass until it is enough, the deadline has come, or nothing is due any more."""
+        while True:
+            self._let_others_run(enough)
+            due_ns = self._clock.next_due_ns()
+            if enough() or (due_ns is None and deadline_ns is None):
+                return
+            end_ns = min(due for due in (due_ns, deadline_ns) if due is not None)
+            self._clock.pass_until(end_ns)
+            if end_ns == deadline_ns:
+                self._let_others_run(enough)
+                return
 
     def _ask(
         self,
@@ -502,56 +673,104 @@ class TestNode:
         deadline_ns: int | None,
     ) -> str:
         cell = self._find(to)
+        kind = self._workflows.kind(cell, kind, op)
+        if kind is types.MessageKind.QUERY:
+            envelope = self._envelope(kind, op, payload, sender, json.dumps(context))
+            if (answer := self._workflows.query(cell, envelope)) is not None:
+                return answer
+        if kind is types.MessageKind.SIGNAL:
+            envelope = self._envelope(kind, op, payload, sender, json.dumps(context))
+            if self._workflows.signal(cell, envelope):
+                return "null"
         busy = [other.actor_id for other in self._stack]
         if cell.actor_id in busy:
-            cycle = [*busy[busy.index(cell.actor_id) :], cell.actor_id]
-            raise _error("deadlock", f"this ask would wait for itself: {' -> '.join(cycle)}", cycle=cycle)
-        own = self._elapsed_ns + (timeout_ms or ASK_TIMEOUT_MS) * 1_000_000
+            at = busy.index(cell.actor_id)
+            waiting = [other.actor_id for other in self._stack[at:] if other.waits]
+            if waiting:
+                raise contract_error(
+                    "unavailable",
+                    f"{cell.actor_id} cannot answer before {waiting[-1]} has what it waits for in a store, because the "
+                    "test node runs all actors on one stack: on a node, the ask would wait",
+                )
+            cycle = [*busy[at:], cell.actor_id]
+            raise contract_error("deadlock", f"this ask would wait for itself: {' -> '.join(cycle)}", cycle=cycle)
+        own = self._clock.elapsed_ns + (timeout_ms or ASK_TIMEOUT_MS) * 1_000_000
         deadline = own if deadline_ns is None else min(own, deadline_ns)
-        context = {**context, "deadline_ms": (self._start_ns + deadline) // 1_000_000}
+        late = contract_error("deadline-exceeded", f"{to} did not answer {op!r} in time; the work may have been done")
+        if kind is types.MessageKind.RUN:
+            run = self._workflows.start(cell, self._envelope(kind, op, payload, sender, json.dumps(context)))
+            self._pass_until(lambda: not run.running, deadline)
+            if run.running:
+                raise late
+            return self._workflows.outcome(run)
+        context = {**context, "deadline_ms": (self._clock.now_ns + deadline - self._clock.elapsed_ns) // 1_000_000}
         envelope = self._envelope(kind, op, payload, sender, json.dumps(context))
-        while cell.alive and (cell.notices or cell.mailbox):  # what came first is handled first
-            self._deliver_next(cell)
+        while cell.alive and (cell.notices or cell.mailbox or self._workflows.busy(cell)):
+            # What came first is handled first.
+            if not self._workflows.busy(cell):
+                self._deliver_next(cell)
+                continue
+            self._pass_until(lambda: not self._workflows.busy(cell), deadline)
+            if self._workflows.busy(cell):
+                raise late
         if not cell.alive:
-            raise _error("actor-exited", f"{to} ended before it came to the message")
+            raise contract_error("actor-exited", f"{to} ended before it came to the message")
         try:
             reply = self._run(cell, envelope, deadline)
         except _Failed as failed:
             raise self._caller_error(cell, failed.failure) from None
-        if self._elapsed_ns > deadline:
-            raise _error("deadline-exceeded", f"{to} did not answer {op!r} in time; the work may have been done")
+        if self._clock.elapsed_ns > deadline:
+            raise late
         if reply is None:
             self.settle()
             if envelope.id not in self._replies:
-                raise _error("deadline-exceeded", f"{to} returned NO_REPLY to {op!r}, and nobody called host.reply")
+                raise contract_error(
+                    "deadline-exceeded", f"{to} returned NO_REPLY to {op!r}, and nobody called host.reply"
+                )
             reply = self._replies.pop(envelope.id)
         return reply
 
     def _caller_error(self, cell: _Cell, failure: Any) -> Exception:
         if failure.kind is types.FailureKind.REFUSED:
             details = {**json.loads(failure.details), "reason": failure.code}
-            return _error("handler-refused", failure.message, **details)
-        return _error("handler-crashed", f"{cell.actor_id} crashed: {failure.message}", type=failure.code)
+            return contract_error("handler-refused", failure.message, **details)
+        return contract_error("handler-crashed", f"{cell.actor_id} crashed: {failure.message}", type=failure.code)
 
     def _deliver_next(self, cell: _Cell) -> None:
         envelope = (cell.notices or cell.mailbox).popleft()
-        if envelope.kind is types.MessageKind.CALL:
-            raise AssertionError("calls are run at once and never wait in a mailbox")
+        fed = self._fed.pop(envelope.id, None)
+        if fed is not None and not fed.claim(envelope.id):
+            return
+        push = fed if isinstance(fed, _Push) else None
+        # Before the handler, which may settle this one itself and so be given the next.
+        delivery = push.delivery if push is not None else None
+        assert push is not None or envelope.kind is not types.MessageKind.CALL, "other calls are run at once"
         if envelope.kind is types.MessageKind.INFO and not self._claim(cell, envelope):
             return
+        if envelope.kind is types.MessageKind.RUN:
+            self._workflows.begin(cell)
+            return
         try:
-            self._run(cell, envelope, None)
+            reply = self._run(cell, envelope, None)
         except Err:
             pass  # it was ended in the middle: nobody waits for an answer
         except _Failed as failed:
             if failed.failure.kind is types.FailureKind.REFUSED:
                 line = f"refused {envelope.op!r}: {failed.failure.message}"
                 self.logs.append(LogLine(cell.actor_id, "warn", line))
+                if push is not None and delivery is not None:
+                    push.settle(delivery, failed.failure.message)
+        else:
+            if push is None or delivery is None:
+                return
+            if reply is None:
+                self._deferred[envelope.id] = (push, delivery)
+            else:
+                push.settle(delivery, None)
 
     def _run(self, cell: _Cell, envelope: Any, deadline_ns: int | None) -> str | None:
         cell.deadline_ns = deadline_ns
         cell.context = json.loads(envelope.context) if envelope.context else {}
-        durable = "durability" in cell.definition.facets
         try:
             reply: str | None = self._export(cell, "handle", envelope)
         except _Failed as failed:
@@ -562,8 +781,8 @@ class TestNode:
                 raise
         if (doomed := cell.doomed) is not None:
             self._end(cell, doomed)
-            raise _error("actor-exited", f"actor {cell.actor_id!r} ended ({doomed.text}) before it replied")
-        if durable and cell.alive:
+            raise contract_error("actor-exited", f"actor {cell.actor_id!r} ended ({doomed.text}) before it replied")
+        if cell.durable and cell.alive:
             cell.saved = self._export(cell, "get_state")
         if cell.stopping is not None:
             self._stop(cell, cell.stopping)
@@ -571,12 +790,16 @@ class TestNode:
 
     def _export(self, cell: _Cell, name: str, *args: Any) -> Any:
         """Call one export, with the cell's imports in place."""
+        try:
+            return self._call(cell, name, *args)
+        except Err as failure:
+            raise _Failed(failure.value) from None
+
+    def _call(self, cell: _Cell, name: str, *args: Any) -> Any:
         before = _imports.bind(cell.imports)
         self._stack.append(cell)
         try:
             return getattr(cell.world(), name)(*args)
-        except Err as failure:
-            raise _Failed(failure.value) from None
         finally:
             self._stack.pop()
             _imports.bind(before)
@@ -586,7 +809,7 @@ class TestNode:
     def _find(self, actor_id: str) -> _Cell:
         cell = self._cells.get(actor_id)
         if cell is None or not cell.alive:
-            raise _error("actor-not-found", f"there is no actor {actor_id!r}")
+            raise contract_error("actor-not-found", f"there is no actor {actor_id!r}")
         return cell
 
     def _living(self, actor_id: str) -> _Cell:
@@ -606,10 +829,10 @@ class TestNode:
         deployed = self._types.get(actor_type)
         if deployed is None:
             known = ", ".join(self._types) or "none"
-            raise _error("actor-not-found", f"no type {actor_type!r} is deployed (deployed: {known})")
+            raise contract_error("actor-not-found", f"no type {actor_type!r} is deployed (deployed: {known})")
         old = self._cells.get(actor_id)
         if old is not None and old.alive:
-            raise _error("already-exists", f"{actor_id} runs already")
+            raise contract_error("already-exists", f"{actor_id} runs already")
         cell = _Cell(actor_id, deployed, args, facets, restart)
         cell.imports = _Imports(self, cell)
         self._cells[actor_id] = cell
@@ -620,24 +843,38 @@ class TestNode:
             self._start(cell, keep_state=False)
         except _Failed as failed:
             del self._cells[actor_id]
-            raise _error("handler-crashed", f"{actor_id} could not start: {failed.failure.message}") from None
+            raise contract_error("handler-crashed", f"{actor_id} could not start: {failed.failure.message}") from None
         return cell
 
     def _start(self, cell: _Cell, *, keep_state: bool) -> None:
-        cell.world = make_world(cell.deployed.definitions, types, Err, version=__version__)
         restored = keep_state and cell.saved is not None
         config = types.InitConfig(cell.actor_id, cell.deployed.role, cell.args, restored, cell.facets)
+        cell.born = _Born(config, cell.saved if restored else None, Record())
         cell.alive = True
         try:
-            if restored:
-                self._export(cell, "set_state", config, cell.saved)
-            self._export(cell, "init", config)
+            self._renew(cell)
         except _Failed as failed:
             self._end(cell, cell.doomed or _crash(cell, failed.failure), restart=False)
             raise
         cell.spawner = ""
-        if "durability" in cell.definition.facets:
+        if cell.durable:
             cell.saved = self._export(cell, "get_state")
+        self._workflows.recovered(cell)
+
+    def _renew(self, cell: _Cell) -> None:
+        """Make the instance, as it was made before if it was."""
+        assert cell.born is not None
+        cell.world = make_world(cell.deployed.definitions, types, Err, version=__version__)
+        self._workflows.initialise(cell, cell.born.config, cell.born.state, cell.born.record)
+
+    def _kill_busy(self, cell: _Cell) -> None:
+        self._doom(cell, Exit(cell.actor_id, "killed"))
+
+    def _crashed(self, cell: _Cell, failure: Any) -> None:
+        self._end(cell, _crash(cell, failure))
+
+    def _diverged(self, cell: _Cell, problem: str) -> None:
+        self._end(cell, Exit(cell.actor_id, "nondeterminism", problem), restart=False)
 
     def _end(self, cell: _Cell, exit_: Exit, *, restart: bool = True) -> None:
         """An incarnation is over: gone from everywhere at once, told of in the order of the ends, then started anew."""
@@ -649,6 +886,7 @@ class TestNode:
         cell.notices.clear()
         for members in self._groups.values():
             members.pop(cell.actor_id, None)
+        self._release(cell)
         self._ended.append((cell, exit_, restart))
         if self._telling:
             return
@@ -688,12 +926,35 @@ class TestNode:
                 self._tell_down(watcher, reference, cell.actor_id, exit_.text)
         cell.trap_exit, cell.stopping, cell.doomed = False, None, None
         if restart and cell.restart and not exit_.orderly:
-            keep = "durability" in cell.definition.facets
             try:
-                self._start(cell, keep_state=keep)
+                self._start(cell, keep_state=cell.durable)
             except _Failed as failed:
                 # What a supervisor would hear; here the exit that `_start` has noted says it.
                 self.logs.append(LogLine(cell.actor_id, "error", f"could not restart: {failed.failure.message}"))
+
+    def _release(self, cell: _Cell) -> None:
+        """Take an actor out of the stores: it waits for nothing, hears of nothing, and what it leased is another's."""
+        feeds, cell.feeds = cell.feeds, {}
+        for feed in feeds.values():
+            feed.end()
+        self._space.forget(cell)
+        self._channels.forget(cell)
+        self._locks.forget(cell)
+
+    def _keys_of(self, actor_id: str) -> str:
+        """Whose key-value space an actor's is: no actor is called like a type's own."""
+        actor_type = actor_id.partition("/")[0]
+        deployed = self._types.get(actor_type)
+        return f"*{actor_type}" if deployed is not None and deployed.shared_keys else actor_id
+
+    def _refuse_more(self, cell: _Cell, limit: str, used: int) -> None:
+        if used >= self._limits[limit]:
+            raise contract_error(
+                "limit-exceeded",
+                f"actor {cell.actor_id!r} has {used}, as many as it may: see {limit}",
+                limit=limit,
+                value=self._limits[limit],
+            )
 
     def _doom(self, cell: _Cell, exit_: Exit) -> None:
         """End an actor whatever it is doing: once its handler is off the stack, for this is plain Python."""
@@ -701,6 +962,7 @@ class TestNode:
             self._end(cell, exit_)
         elif cell.doomed is None:
             cell.doomed = exit_
+            self._release(cell)
 
     def _stop(self, cell: _Cell, exit_: Exit) -> None:
         if cell in self._stack:
@@ -731,7 +993,218 @@ class TestNode:
         try:
             yield
         except Err as failure:
-            raise host._failure(failure.value) from None
+            raise _calls.failure(failure.value) from None
+
+
+class TestChannel:
+    """A channel as a test sees it."""
+
+    __test__ = False
+
+    def __init__(self, node: TestNode, name: str) -> None:
+        self._node = node
+        self.name = name
+
+    @property
+    def depth(self) -> int:
+        """How many messages wait, delayed ones included."""
+        with self._node._translated():
+            return self._node._channels.depth(self.name)
+
+    @property
+    def leased(self) -> int:
+        """How many messages an actor has and has not settled."""
+        return self._node._channels.leased(self.name)
+
+    @property
+    def waiting(self) -> list[Any]:
+        """The payloads that wait, in order."""
+        return self._node._channels.waiting(self.name)
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """The messages that are not delivered any more, oldest first."""
+        return self._node._channels.dead_letters(self.name)
+
+    def send(self, msg_type: str, payload: Any = None) -> str:
+        """Queue a message, so that a consumer can be tested without its producer; its id.
+
+        It and all it causes are done on return.
+        """
+        with self._node._translated():
+            sent = self._node._channels.send(self.name, msg_type, host._arguments(payload), 0, 0, "")
+        self._node.settle()
+        return sent
+
+
+class TestStream:
+    """An event stream as a test sees it."""
+
+    __test__ = False
+
+    def __init__(self, node: TestNode, path: str) -> None:
+        self._node = node
+        self.path = path
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """All that are kept: `offset`, `event_type`, `payload`, `time_ms`."""
+        return [
+            {
+                "offset": event.offset,
+                "event_type": event.event_type,
+                "payload": json.loads(event.payload),
+                "time_ms": event.time_ms,
+            }
+            for event in self._node._streams.events(self.path)
+        ]
+
+    @property
+    def flow(self) -> str:
+        """`flowing`, `tripped` (by the breaker) or `held` (by an operator)."""
+        return self._node._streams.flow(self.path).value
+
+    def append(self, event_type: str, payload: Any = None, idempotency_key: str = "") -> int:
+        """Append an event, as a client does over HTTP; its offset.  It and all it causes are done on return."""
+        with self._node._translated():
+            offset = self._node._streams.append(self.path, event_type, host._arguments(payload), idempotency_key)
+        self._node.settle()
+        return offset
+
+    def pause(self) -> bool:
+        """Pause it, as an operator does; False when one has done so already."""
+        with self._node._translated():
+            paused = self._node._streams.pause(self.path, "tester")
+        self._node.settle()
+        return paused
+
+    def resume(self) -> bool:
+        """Let it go on; False when it was not paused."""
+        with self._node._translated():
+            resumed = self._node._streams.resume(self.path, "tester")
+        self._node.settle()
+        return resumed
+
+
+# -- subscriptions -------------------------------------------------------------------------------------------
+
+# What the ids of an interface's subscriptions begin with.
+_SUBSCRIPTIONS: Final[Mapping[str, str]] = {
+    "tuplespace": "tuple-subscription-",
+    "channels": "channel-subscription-",
+    "streams": "stream-subscription-",
+}
+
+
+class _Feed:
+    """What a subscription tells its actor: at most one message of it waits in the mailbox.
+
+    Args:
+        following: the next message's arguments; None while there is none.
+
+    Attributes:
+        on_end: takes the subscription out of its store.
+    """
+
+    def __init__(self, node: TestNode, cell: _Cell, op: str, following: Callable[[], str | None]) -> None:
+        self._node = node
+        self._cell = cell
+        self._op = op
+        self._following = following
+        self._context = json.dumps(_inherited(cell.context))
+        self._waits = ""
+        self._live = True
+        self.on_end: Callable[[], None] = lambda: None
+
+    def pump(self) -> None:
+        """Put the next message into the mailbox, unless one waits there."""
+        if not self._live or self._waits:
+            return
+        payload = self._following()
+        if payload is not None:
+            envelope = self._node._envelope(types.MessageKind.CAST, self._op, payload, "", self._context)
+            self._waits = envelope.id
+            self._node._fed[envelope.id] = self
+            self._cell.mailbox.append(envelope)
+
+    def claim(self, message_id: str) -> bool:
+        """Its message is about to be handled; False when it is void."""
+        if not self._live or self._waits != message_id:
+            return False
+        self._waits = ""
+        self.pump()
+        return True
+
+    def end(self) -> None:
+        """Tell no more, and make void what waits."""
+        self._live = False
+        self.on_end()
+
+
+class _Push:
+    """A subscription to a channel: a message becomes a call, and the call's outcome settles it.
+
+    Attributes:
+        delivery: the message that its actor has, at most one.
+        on_end: takes the subscription out of its store.
+    """
+
+    def __init__(self, node: TestNode, cell: _Cell, channel: str, op: str) -> None:
+        self._node = node
+        self._cell = cell
+        self._channel = channel
+        self._op = op
+        self._context = json.dumps(_inherited(cell.context))
+        self.delivery: Delivery | None = None
+        self._waits = ""
+        self._live = True
+        self.on_end: Callable[[], None] = lambda: None
+
+    def deliver(self, delivery: Delivery) -> None:
+        """A message is the actor's until it is settled."""
+        self.delivery = delivery
+        # Spliced, not parsed and printed: a number of any length stays what it was.
+        payload = (
+            f'{{"channel":{json.dumps(self._channel)},"id":"{delivery.id}","msg_type":{json.dumps(delivery.msg_type)},'
+            f'"payload":{delivery.payload},"deliveries":{delivery.deliveries},"enqueued_ms":{delivery.enqueued_ms}}}'
+        )
+        envelope = self._node._envelope(types.MessageKind.CALL, self._op, payload, "", self._context)
+        self._waits = envelope.id
+        self._node._fed[envelope.id] = self
+        self._cell.mailbox.append(envelope)
+
+    def claim(self, message_id: str) -> bool:
+        """Its message is about to be handled; False when it is void."""
+        delivery = self.delivery
+        if not self._live or delivery is None or self._waits != message_id:
+            return False
+        self._waits = ""
+        return self._node._channels.begin(self._channel, delivery.id, self._cell)
+
+    def settle(self, delivery: Delivery, refused: str | None) -> None:
+        """The call has ended: with a reply, which is the ack, or with a refusal."""
+        if self.delivery is not delivery:
+            return
+        self.delivery = None
+        try:
+            if refused is None:
+                self._node._channels.ack(self._channel, delivery.id, self._cell)
+            else:
+                self._node._channels.nack(self._channel, delivery.id, self._cell, why=refused)
+        except Err:
+            # The handler has settled it itself, or the actor has ended.
+            return
+
+    def give_back(self) -> None:
+        """The subscription has ended; what its actor has not begun with is another's."""
+        if self._waits and self.delivery is not None:
+            self._waits = ""
+            self.settle(self.delivery, "the subscription ended before it was handled")
+
+    def end(self) -> None:
+        """Push no more, and make void what waits."""
+        self._live = False
+        self.on_end()
 
 
 # -- the imports, one class an interface ---------------------------------------------------------------------
@@ -757,9 +1230,17 @@ class _Interface:
         interface = self.name
 
         def unavailable(*args: Any) -> Any:
-            raise _error("unavailable", f"{interface} is not part of the test node")
+            raise contract_error("unavailable", f"{interface} is not part of the test node")
 
         return unavailable
+
+    def _end_feed(self, subscription_id: str) -> bool:
+        """End a subscription that this interface has made; False when the actor has no such one."""
+        prefix = _SUBSCRIPTIONS[self.name]
+        feed = self._cell.feeds.pop(subscription_id, None) if subscription_id.startswith(prefix) else None
+        if feed is not None:
+            feed.end()
+        return feed is not None
 
 
 class _Messaging(_Interface):
@@ -798,7 +1279,12 @@ class _Messaging(_Interface):
         return str(envelope.id)
 
     def reply(self, message_id: str, payload: str) -> None:
-        self._node._replies[message_id] = payload
+        deferred = self._node._deferred.pop(message_id, None)
+        if deferred is None:
+            self._node._replies[message_id] = payload
+            return
+        push, delivery = deferred
+        push.settle(delivery, None)
 
 
 def _inherited(context: Mapping[str, Any]) -> dict[str, Any]:
@@ -816,7 +1302,7 @@ class _Lifecycle(_Interface):
         key = options.key or f"t{next(node._ids)}"
         actor_id = options.actor_type if key == "default" else f"{options.actor_type}/{key}"
         if not isinstance(json.loads(options.args), dict):
-            raise _error("invalid-argument", "the arguments of a new actor are a JSON object")
+            raise contract_error("invalid-argument", "the arguments of a new actor are a JSON object")
         if options.link:
             self._refuse_more_links(cell)
         reference = f"ref-{next(node._ids)}" if options.monitor else ""
@@ -858,7 +1344,7 @@ class _Lifecycle(_Interface):
 
     def monitor(self, actor_id: str) -> str:
         cell, other = self._cell, self._living(actor_id)
-        _refuse_more(cell, "monitors_per_actor_max", len(cell.watching) + len(cell.told_of("DOWN")))
+        self._node._refuse_more(cell, "monitors_per_actor_max", len(cell.watching) + len(cell.told_of("DOWN")))
         reference = f"ref-{next(self._node._ids)}"
         if other is None:
             self._node._tell_down(cell, reference, actor_id, "noproc")
@@ -891,7 +1377,7 @@ class _Lifecycle(_Interface):
         other.watchers[reference] = self._cell.actor_id
 
     def _refuse_more_links(self, cell: _Cell) -> None:
-        _refuse_more(cell, "links_per_actor_max", len(cell.links) + len(cell.told_of("EXIT")))
+        self._node._refuse_more(cell, "links_per_actor_max", len(cell.links) + len(cell.told_of("EXIT")))
 
 
 class _Timers(_Interface):
@@ -902,15 +1388,15 @@ class _Timers(_Interface):
 
     def send_interval(self, interval_ms: int, op: str, payload: str) -> str:
         if interval_ms < 1:
-            raise _error("invalid-argument", "an interval is at least 1 ms")
+            raise contract_error("invalid-argument", "an interval is at least 1 ms")
         return self._add(interval_ms, op, payload, interval_ms * 1_000_000)
 
     def _add(self, delay_ms: int, op: str, payload: str, interval_ns: int) -> str:
         node, cell = self._node, self._cell
         if delay_ms > _DELAY_MS_MAX:
-            raise _error("invalid-argument", f"{delay_ms} ms is too much: at most a year")
-        _refuse_more(cell, "timers_per_actor_max", len(cell.timers))
-        due_ns = node._elapsed_ns + delay_ms * 1_000_000
+            raise contract_error("invalid-argument", f"{delay_ms} ms is too much: at most a year")
+        self._node._refuse_more(cell, "timers_per_actor_max", len(cell.timers))
+        due_ns = node._clock.elapsed_ns + delay_ms * NS_PER_MS
         context = json.dumps(_inherited(cell.context))
         timer = _Timer(f"timer-{next(node._ids)}", cell, op, payload, due_ns, interval_ns, context)
         cell.timers[timer.id] = timer
@@ -929,16 +1415,15 @@ class _Clock(_Interface):
         return self._node.now_ns
 
     def monotonic_ns(self) -> int:
-        return self._node._elapsed_ns
+        return self._node._clock.elapsed_ns
 
     def sleep_ns(self, duration_ns: int) -> None:
-        node = self._node
-        end = node._elapsed_ns + duration_ns
+        clock = self._node._clock
+        end_ns = clock.elapsed_ns + duration_ns
         if self._cell.deadline_ns is not None:
             # One tick past the deadline: the caller is gone by then.
-            end = min(end, max(self._cell.deadline_ns + 1, node._elapsed_ns))
-        node._elapsed_ns = end
-        node._fire_due()
+            end_ns = min(end_ns, max(self._cell.deadline_ns + 1, clock.elapsed_ns))
+        clock.pass_until(end_ns)
 
 
 class _Random(_Interface):
@@ -946,7 +1431,9 @@ class _Random(_Interface):
 
     def random_hex(self, count: int) -> str:
         if count > _RANDOM_BYTES_MAX:
-            raise _error("limit-exceeded", f"at most {_RANDOM_BYTES_MAX} bytes at once", limit="random_bytes_max")
+            raise contract_error(
+                "limit-exceeded", f"at most {_RANDOM_BYTES_MAX} bytes at once", limit="random_bytes_max"
+            )
         return self._node._random.randbytes(count).hex()
 
     def random_u64(self) -> int:
@@ -964,11 +1451,11 @@ class _ProcessGroups(_Interface):
     name = "process_groups"
 
     def join(self, group: str) -> None:
-        _check_text("the name of a group", group)
+        check_text("the name of a group", group)
         members = self._node._groups.setdefault(group, {})
         if self._cell.actor_id not in members:
             joined = sum(self._cell.actor_id in others for others in self._node._groups.values())
-            _refuse_more(self._cell, "groups_per_actor_max", joined)
+            self._node._refuse_more(self._cell, "groups_per_actor_max", joined)
             members[self._cell.actor_id] = None
 
     def leave(self, group: str) -> None:
@@ -994,7 +1481,9 @@ class _Registry(_Interface):
 
     def find(self, query: Any) -> list[Any]:
         if query.limit > _ENTRIES_MAX:
-            raise _error("invalid-argument", f"limit = {query.limit} is too much: at most {_ENTRIES_MAX} entries")
+            raise contract_error(
+                "invalid-argument", f"limit = {query.limit} is too much: at most {_ENTRIES_MAX} entries"
+            )
         name, equals, value = query.label.partition("=")
         found = []
         for cell in self._node._cells.values():
@@ -1010,72 +1499,229 @@ class _Registry(_Interface):
         return found[: query.limit or 100]
 
     def set_label(self, name: str, value: str) -> None:
-        _check_text("the name of a label", name)
+        check_text("the name of a label", name)
         if "=" in name:
-            raise _error("invalid-argument", "the name of a label cannot hold '='")
+            raise contract_error("invalid-argument", "the name of a label cannot hold '='")
         labels = self._cell.labels
         if not value:
             labels.pop(name, None)
             return
-        _check_text("the value of a label", value)
+        check_text("the value of a label", value)
         if name not in labels:
-            _refuse_more(self._cell, "labels_per_actor_max", len(labels))
+            self._node._refuse_more(self._cell, "labels_per_actor_max", len(labels))
         labels[name] = value
 
 
 class _KeyValue(_Interface):
     name = "keyvalue"
 
-    def _current(self, key: str) -> str | None:
-        if not 1 <= len(key.encode()) <= 1024:
-            raise _error("invalid-argument", "a key has 1 to 1,024 bytes")
-        entry = self._node._values.get((self._cell.actor_id, key))
-        if entry is None or (entry[1] is not None and entry[1] <= self._node._elapsed_ns):
-            return None
-        return entry[0]
-
     def get(self, key: str) -> str | None:
-        return self._current(key)
+        return self._node._keyvalues.get(self._owner, key)
 
     def put(self, key: str, value: str, ttl_ms: int | None) -> None:
-        self._current(key)
-        until = None if ttl_ms is None else self._node._elapsed_ns + ttl_ms * 1_000_000
-        self._node._values[self._cell.actor_id, key] = (value, until)
+        self._node._keyvalues.put(self._owner, key, value, ttl_ms)
 
     def delete(self, key: str) -> bool:
-        there = self._current(key) is not None
-        self._node._values.pop((self._cell.actor_id, key), None)
-        return there
+        return self._node._keyvalues.delete(self._owner, key)
 
     def list_keys(self, prefix: str, cursor: str, limit: int) -> Any:
-        own = sorted(
-            key
-            for actor_id, key in self._node._values
-            if actor_id == self._cell.actor_id
-            and key.startswith(prefix)
-            and key > cursor
-            and self._current(key) is not None
-        )
-        count = min(limit or 100, _KEYS_MAX)
-        page = own[:count]
-        return self._bindings.Page(page, page[-1] if len(own) > count else "")
+        return self._bindings.Page(*self._node._keyvalues.list_keys(self._owner, prefix, cursor, limit))
 
     def compare_and_set(self, key: str, expected: str | None, value: str | None) -> bool:
-        if self._current(key) != expected:
-            return False
-        if value is None:
-            self.delete(key)
-        else:
-            self.put(key, value, None)
-        return True
+        return self._node._keyvalues.compare_and_set(self._owner, key, expected, value)
 
     def increment(self, key: str, delta: int) -> int:
-        text = self._current(key)
-        before = 0 if text is None else json.loads(text)
-        if type(before) is not int:
-            raise _error("conflict", f"the value of {key!r} is not a whole number")
-        self.put(key, str(before + delta), None)
-        return before + delta
+        return self._node._keyvalues.increment(self._owner, key, delta)
+
+    @property
+    def _owner(self) -> str:
+        return self._node._keys_of(self._cell.actor_id)
+
+
+class _Tuplespace(_Interface):
+    name = "tuplespace"
+
+    def write(self, fields: str, lease_ms: int | None) -> str:
+        return self._node._space.write(fields, lease_ms)
+
+    def read(self, pattern: str, timeout_ms: int) -> str | None:
+        return self._find(pattern, timeout_ms, takes=False)
+
+    def take(self, pattern: str, timeout_ms: int) -> str | None:
+        return self._find(pattern, timeout_ms, takes=True)
+
+    def read_all(self, pattern: str, limit: int) -> list[str]:
+        return self._node._space.find_all(pattern, limit, takes=False)
+
+    def take_all(self, pattern: str, limit: int) -> list[str]:
+        return self._node._space.find_all(pattern, limit, takes=True)
+
+    def count(self, pattern: str) -> int:
+        return self._node._space.count(pattern)
+
+    def subscribe(self, pattern: str, op: str) -> str:
+        check_text("the operation", op)
+        matches: deque[str] = deque()
+        feed = _Feed(self._node, self._cell, op, lambda: f'{{"fields":{matches.popleft()}}}' if matches else None)
+
+        def matched(fields: str) -> None:
+            matches.append(fields)
+            feed.pump()
+
+        made = self._node._space.subscribe(self._cell, pattern, matched, lambda: len(matches))
+        feed.on_end = lambda: self._node._space.unsubscribe(made)
+        self._cell.feeds[made] = feed
+        return made
+
+    def unsubscribe(self, subscription_id: str) -> bool:
+        return self._end_feed(subscription_id)
+
+    def _find(self, pattern: str, timeout_ms: int, *, takes: bool) -> str | None:
+        node, cell = self._node, self._cell
+        found = node._space.find(pattern, takes=takes)
+        if found is not None or not timeout_ms:
+            return found
+        waiter = node._space.wait(cell, pattern, node._until_ns(cell, timeout_ms), takes=takes)
+        text: str | None = node._wait(cell, waiter, lambda: node._space.give_up(waiter))
+        return text
+
+
+class _Channels(_Interface):
+    name = "channels"
+
+    def send(self, channel: str, msg_type: str, payload: str, options: Any) -> str:
+        return self._node._channels.send(channel, msg_type, payload, options.delay_ms, options.ttl_ms, options.dedup_id)
+
+    def receive(self, channel: str, timeout_ms: int, visibility_ms: int) -> Any:
+        node, cell = self._node, self._cell
+        found = node._channels.receive(channel, cell, visibility_ms)
+        if found is None and timeout_ms:
+            waiter = node._channels.wait(channel, cell, visibility_ms, node._until_ns(cell, timeout_ms))
+            found = node._wait(cell, waiter, lambda: node._channels.give_up(waiter))
+        if found is None:
+            return None
+        return self._bindings.Message(found.id, found.msg_type, found.payload, found.deliveries, found.enqueued_ms)
+
+    def ack(self, channel: str, message_id: str) -> None:
+        self._node._channels.ack(channel, message_id, self._cell)
+
+    def nack(self, channel: str, message_id: str, requeue: bool, delay_ms: int) -> None:
+        self._node._channels.nack(channel, message_id, self._cell, requeue=requeue, delay_ms=delay_ms)
+
+    def extend(self, channel: str, message_id: str, visibility_ms: int) -> None:
+        self._node._channels.extend(channel, message_id, self._cell, visibility_ms)
+
+    def depth(self, channel: str) -> int:
+        return self._node._channels.depth(channel)
+
+    def subscribe(self, channel: str, op: str) -> str:
+        check_text("the operation", op)
+        push = _Push(self._node, self._cell, channel, op)
+        made = self._node._channels.subscribe(channel, self._cell, push.deliver)
+        push.on_end = lambda: self._node._channels.unsubscribe(made)
+        self._cell.feeds[made] = push
+        return made
+
+    def unsubscribe(self, subscription_id: str) -> bool:
+        push = self._cell.feeds.get(subscription_id)
+        if not self._end_feed(subscription_id):
+            return False
+        assert isinstance(push, _Push)
+        push.give_back()
+        return True
+
+
+class _Locks(_Interface):
+    name = "locks"
+
+    def acquire(self, name: str, ttl_ms: int, wait_ms: int) -> Any:
+        node, cell = self._node, self._cell
+        held = node._locks.acquire(name, ttl_ms, wait_ms)
+        if held is None and wait_ms:
+            waiter = node._locks.wait(cell, name, ttl_ms, node._until_ns(cell, wait_ms))
+            held = node._wait(cell, waiter, lambda: node._locks.give_up(waiter))
+        return None if held is None else self._lease(held)
+
+    def renew(self, name: str, lock_id: str, ttl_ms: int) -> Any:
+        return self._lease(self._node._locks.renew(name, lock_id, ttl_ms))
+
+    def release(self, name: str, lock_id: str) -> bool:
+        return self._node._locks.release(name, lock_id)
+
+    def _lease(self, held: Held) -> Any:
+        return self._bindings.Lease(held.lock_id, held.token, held.expires_ms)
+
+
+class _Blobs(_Interface):
+    name = "blobs"
+
+    def put(self, name: str, base64: str, content_type: str) -> Any:
+        return self._info(self._node._blobs.put(name, base64, content_type))
+
+    def get(self, name: str) -> str | None:
+        return self._node._blobs.get(name)
+
+    def get_range(self, name: str, offset: int, length: int) -> str | None:
+        return self._node._blobs.get_range(name, offset, length)
+
+    def stat(self, name: str) -> Any:
+        blob = self._node._blobs.stat(name)
+        return None if blob is None else self._info(blob)
+
+    def delete(self, name: str) -> bool:
+        return self._node._blobs.delete(name)
+
+    def list_blobs(self, prefix: str, cursor: str, limit: int) -> list[Any]:
+        return [self._info(blob) for blob in self._node._blobs.list_blobs(prefix, cursor, limit)]
+
+    def _info(self, blob: Blob) -> Any:
+        return self._bindings.BlobInfo(blob.name, len(blob.data), blob.content_type, blob.sha256, blob.modified_ms)
+
+
+class _Streams(_Interface):
+    name = "streams"
+
+    def append(self, path: str, event_type: str, payload: str, idempotency_key: str) -> int:
+        return self._node._streams.append(path, event_type, payload, idempotency_key)
+
+    def read(self, path: str, after: int, limit: int) -> list[Any]:
+        return [
+            self._bindings.Event(event.offset, event.event_type, event.payload, event.time_ms)
+            for event in self._node._streams.read(path, after, limit)
+        ]
+
+    def subscribe(self, path: str, after: int, op: str) -> str:
+        node, cell = self._node, self._cell
+        check_path(path)
+        check_text("the operation", op)
+        theirs = sum(name.startswith(_SUBSCRIPTIONS[self.name]) for name in cell.feeds)
+        node._refuse_more(cell, "stream_subscriptions_per_actor_max", theirs)
+        offset = after
+
+        def following() -> str | None:
+            nonlocal offset
+            for event in node._streams.read(path, offset, 1):
+                offset = event.offset
+                return _event_message(path, event)
+            return None
+
+        feed = _Feed(node, cell, op, following)
+        feed.on_end = node._streams.watch(path, feed.pump)
+        made = f"{_SUBSCRIPTIONS[self.name]}{next(node._ids)}"
+        cell.feeds[made] = feed
+        feed.pump()
+        return made
+
+    def unsubscribe(self, subscription_id: str) -> bool:
+        return self._end_feed(subscription_id)
+
+
+def _event_message(path: str, event: Event) -> str:
+    # Spliced, not parsed and printed: a number of any length stays what it was.
+    return (
+        f'{{"path":{json.dumps(path)},"offset":{event.offset},"event_type":"{event.event_type}",'
+        f'"payload":{event.payload},"time_ms":{event.time_ms}}}'
+    )
 
 
 class _Http(_Interface):
@@ -1084,14 +1730,14 @@ class _Http(_Interface):
     def fetch(self, request: Any) -> Any:
         answer = self._node._answers.get(request.link)
         if answer is None:
-            raise _error("not-found", f"there is no link {request.link!r}: give one with TestNode.answer")
+            raise contract_error("not-found", f"there is no link {request.link!r}: give one with TestNode.answer")
         status, body = answer(request.method, request.path, json.loads(request.headers), request.body)
         if isinstance(body, str):
             return self._bindings.Response(status, "{}", body)
         return self._bindings.Response(status, '{"content-type": "application/json"}', json.dumps(body))
 
 
-_FAKES: Final[dict[str, type[_Interface]]] = {
+_FAKES: Final[dict[str, Any]] = {
     cls.name: cls
     for cls in (
         _Messaging,
@@ -1103,9 +1749,14 @@ _FAKES: Final[dict[str, type[_Interface]]] = {
         _ProcessGroups,
         _Registry,
         _KeyValue,
+        _Tuplespace,
+        _Channels,
+        _Locks,
+        _Blobs,
+        _Streams,
         _Http,
     )
-}
+} | {"workflow": WorkflowInterface}
 
 
 class _Imports:
@@ -1122,5 +1773,7 @@ class _Imports:
             raise AttributeError(interface)
         cls = _FAKES.get(interface) or type(f"_{interface}", (_Interface,), {"name": interface})
         value = cls(self._node, self._cell)
+        if self._cell.definition.behaviour == "Workflow":
+            value = Recorded(self._node._workflows, self._cell, interface, value)
         setattr(self, interface, value)
         return value

@@ -10,7 +10,10 @@ from dataclasses import asdict
 
 import uvloop
 
-BENCHES = ("ask", "spawn", "restart", "virtual", "memory", "fairness", "idle", "http", "build")
+BENCHES = (
+    *("ask", "spawn", "restart", "virtual", "memory", "fairness", "idle", "http"),
+    *("kv", "streams", "tuples", "channels", "durable", "beside", "build"),
+)
 
 
 def main(names: list[str]) -> int:

@@ -20,6 +20,7 @@ from plexspaces_runtime.cli.app import COMMANDS
 from plexspaces_runtime.config import ConfigError, Limits, settings
 from plexspaces_runtime.deployment.appconfig import parse, reference
 from plexspaces_runtime.deployment.status import ApplicationStatus
+from plexspaces_runtime.durability.durability import DurabilityConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -100,6 +101,24 @@ def test_what_an_application_answers_is_shown_in_full() -> None:
     assert [set(orjson.loads(block)) for block in shown] == [names]
 
 
+def test_the_stores_limits_have_their_defaults() -> None:
+    found = {code(name): default for name, default in rows(DOCS / "stores.md", "## Limits")}
+    assert found
+    assert found == {name: str(getattr(Limits(), name)) for name in found}
+
+
+@pytest.mark.parametrize(("page", "heading"), [("durability.md", "## Settings"), ("facets.md", "## `durability`")])
+def test_the_settings_of_durability_are_documented_as_they_are(page: str, heading: str) -> None:
+    config = DurabilityConfig()
+    assert {code(name): code(default) for name, default, _ in rows(DOCS / page, heading)} == {
+        "checkpoint_interval": str(config.checkpoint_interval),
+        "max_attempts": str(config.max_attempts),
+        "retry_backoff": f'"{config.retry_backoff_s * 1_000:.0f}ms"',
+        "reply_retention": f'"{config.reply_retention_ms // 3_600_000}h"',
+        "retain_checkpoints": str(config.retain_checkpoints),
+    }
+
+
 def test_the_readmes_limits_have_their_defaults() -> None:
     limits = Limits()
     found = {name: default for name, default, _ in rows(README, "## When something goes wrong") if "_" in name}
@@ -151,7 +170,7 @@ def test_the_limits_of_the_edge_are_documented() -> None:
 
 def test_the_readme_lists_every_command() -> None:
     first_cells = " ".join(row[0] for row in rows(README, "## Command line"))
-    listed = set(re.findall(r"(?:`plexspaces |, `)([a-z]+)", first_cells))
+    listed = set(re.findall(r"(?:`plexspaces |, `)([a-z-]+)", first_cells))
     assert listed == set(COMMANDS)
 
 
@@ -187,7 +206,17 @@ def test_the_readme_shows_the_example_as_it_is(tmp_path: Path, monkeypatch: pyte
     assert run_tests(as_module("test_of_the_readme", tests, tmp_path, monkeypatch)) == 2
 
 
-@pytest.mark.parametrize(("page", "tests"), [("actors.md", 4), ("behaviours.md", 4), ("facets.md", 1)])
+@pytest.mark.parametrize(
+    ("page", "tests"),
+    [
+        ("actors.md", 4),
+        ("behaviours.md", 4),
+        ("durability.md", 2),
+        ("facets.md", 1),
+        ("stores.md", 7),
+        ("workflows.md", 2),
+    ],
+)
 def test_the_guides_snippets_run(page: str, tests: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n\n".join(blocks(DOCS / page, "python"))
     assert run_tests(as_module("the_guide", text, tmp_path, monkeypatch)) == text.count("def test_") >= tests

@@ -59,6 +59,7 @@ class Bed:
             clock=loop.clock,
             ids=SeededIds(1),
             sandbox=lambda _dir, _limits: self.sandbox,  # type: ignore[arg-type, return-value]
+            in_memory=True,
         )
         self.seen: list[Event] = []
         self.node.events.subscribe(self.seen.append)

@@ -35,13 +35,22 @@ class _Selector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]
 class VirtualLoop(asyncio.SelectorEventLoop):
     """A loop whose time is `clock`'s; `after_step` is called after each of its rounds."""
 
-    def __init__(self) -> None:
-        self.clock = ManualClock()
+    def __init__(self, clock: ManualClock | None = None) -> None:
+        self.clock = clock or ManualClock()
         self.after_step: Callable[[], None] = lambda: None
         super().__init__(_Selector(self.clock))
 
     def time(self) -> float:
         return self.clock.monotonic_ns() / 1e9
+
+    def run_in_executor(self, _executor: Any, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        """At once: another thread would need time of its own."""
+        done = self.create_future()
+        try:
+            done.set_result(function(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
     def _run_once(self) -> None:
         super()._run_once()  # type: ignore[misc]

@@ -165,6 +165,23 @@ def test_every_limit_names_its_unit() -> None:
         "timers",
         "groups",
         "labels",
+        "writes",
+        "streams",
+        "events",
+        "schedules",
+        "readers",
+        "subscriptions",
+        "keys",
+        "blobs",
+        "channels",
+        "matches",
+        "ids",
+        "leases",
+        "deliveries",
+        "tuples",
+        "workflows",
+        "signals",
+        "promises",
     )
     for setting in config.settings():
         if setting.table == "limits":

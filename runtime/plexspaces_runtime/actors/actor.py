@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..config import Limits
 from ..scope import Address
 from . import lifecycle
-from .envelope import Envelope, PendingAsk
+from .envelope import Envelope, Kind, PendingAsk
 from .exits import Exit
 from .facets import Facets
 from .guest import Export, Guest, Result
@@ -48,6 +48,7 @@ class ActorSpec:
         facets: for `init`, a JSON object.
         capabilities: WIT interfaces the actor may call; None for all.
         labels: what it is found by from its first moment.
+        shares_keys: its key-value space is its type's, and not its own.
     """
 
     new_guest: Callable[[], Guest]
@@ -58,6 +59,7 @@ class ActorSpec:
     facets: str = "{}"
     capabilities: frozenset[str] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    shares_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Actor:
         "guest",
         "handled",
         "host_calls",
+        "keeper",
         "labels",
         "links",
         "log_lines",
@@ -174,6 +177,10 @@ class Actor:
             mailbox if mailbox is not None else Mailbox(spec.limits.mailbox_messages_max)
         )
         self.facets = facets
+        # The facet that makes it durable.
+        self.keeper = facets.keeper if facets is not None else None
+        if self.keeper is not None:
+            self.keeper.adopt(self.mailbox)
         self.guest: Guest | None = None
         # The instance of the old version while an upgrade is under way.
         self.previous_guest: Guest | None = None
@@ -221,6 +228,11 @@ class Actor:
     @property
     def alive(self) -> bool:
         return self.state is not lifecycle.State.DEAD
+
+    @property
+    def in_run(self) -> bool:
+        """It is in the middle of a workflow's run, which may take days, and which its successor can go on with."""
+        return self.keeper is not None and self.current is not None and self.current.kind is Kind.RUN
 
     @property
     def anchored(self) -> bool:

@@ -43,6 +43,17 @@ class Asks:
             asker.asks.add(ask)
         return ask
 
+    def both(self, first: PendingAsk | None, second: PendingAsk) -> PendingAsk:
+        """One ask for two that wait for the same reply: it has no deadline, they have theirs."""
+        if first is None or first.ended:
+            return second
+
+        def ended(outcome: Outcome) -> None:
+            self.end(first, outcome)
+            self.end(second, outcome)
+
+        return PendingAsk(first.message_id, first.target, None, ended)
+
     def end(self, ask: PendingAsk, outcome: Outcome) -> bool:
         """Deliver the outcome; False when the ask had ended already (a reply after the deadline, say)."""
         if ask.ended:

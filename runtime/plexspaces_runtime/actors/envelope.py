@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from ..scope import Address, Caller
 
@@ -55,7 +57,7 @@ class PendingAsk:
 
 
 # Not frozen: one is made for every message, and a frozen dataclass costs five times as much to make.
-# Nobody assigns to its fields after construction.
+# Nobody assigns to its fields after construction, but for `pending` and `accepted`, which whoever keeps it may set.
 @dataclass(slots=True, eq=False)
 class Envelope:
     """One message to one actor.
@@ -73,6 +75,8 @@ class Envelope:
         pending: the ask that waits for this message's reply.
         claim: asked when its turn has come, with the actor that is to handle it; False makes it void.  What the
             node tells one incarnation can be taken back by it, and is nothing to its successor.
+        repeatable: whoever sent it may send it again under the same id, and means the same message.
+        accepted: its number in a durable actor's inbox, 0 if it is not kept.
     """
 
     id: str
@@ -86,8 +90,32 @@ class Envelope:
     causation_id: str = ""
     pending: PendingAsk | None = field(default=None, repr=False)
     claim: Callable[[Actor], bool] | None = field(default=None, repr=False)
+    repeatable: bool = False
+    accepted: int = 0
 
     @property
     def expired(self) -> bool:
         """The one who asked has stopped waiting: the work would be for nobody."""
         return self.pending is not None and self.pending.ended
+
+    def arguments(self) -> tuple[str, str, str, str, str, str]:
+        """What the export `handle` is called with."""
+        sender = self.sender.text if self.sender is not None else ""
+        return self.id, self.kind.value, self.op, self.payload, sender, self._context()
+
+    def _context(self) -> str:
+        """What the WIT's envelope says of where a message comes from, as JSON text."""
+        caller = self.caller
+        if caller is None and not self.trace:
+            return ""
+        context: dict[str, Any] = {}
+        if caller is not None:
+            context["subject"] = caller.subject
+            context["roles"] = sorted(caller.roles)
+            if caller.session:
+                context["session"] = caller.session
+        if self.trace:
+            context["trace"] = self.trace
+        if self.causation_id:
+            context["causation_id"] = self.causation_id
+        return orjson.dumps(context).decode()

@@ -50,6 +50,8 @@ class Exit:
                 # What a guest reports of an exception begins with its type already.
                 message = self.message.removeprefix(f"{self.subject}: ")
                 return f"crashed({self.subject}, {message})" if message else f"crashed({self.subject})"
+            case Reason.NONDETERMINISM if self.message:
+                return f"nondeterminism({self.message})"
             case _:
                 return str(self.reason.value)
 

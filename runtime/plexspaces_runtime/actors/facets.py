@@ -5,12 +5,23 @@ A facet belongs to the supervised name, not to one incarnation: its counters and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .actor import Actor, Step
     from .envelope import Envelope
     from .exits import Exit
-    from .guest import Result
+    from .guest import Failure, HostRequest, Result
+    from .mailbox import Mailbox
+    from .timers import Timer
+
+# What `Keeper.replayed` answers when nothing is recorded.
+MISS: Final = object()
+
+
+class Diverged(Exception):
+    """A guest asks for something else than is recorded."""
 
 
 class Facet:
@@ -28,6 +39,10 @@ class Facet:
             PlexSpacesError: it must not; the sender gets this error.
         """
 
+    def divert(self, envelope: Envelope) -> bool:
+        """Take a message in another way than through the mailbox; True if that was done."""
+        return False
+
     def started(self) -> None:
         """An incarnation is ready."""
 
@@ -42,6 +57,113 @@ class Facet:
         return {}
 
 
+class Keeper(Facet):
+    """The facet that makes an actor durable: what the scheduler and the host ask of it."""
+
+    __slots__ = ()
+
+    def adopt(self, mailbox: Mailbox[Envelope, Any]) -> None:
+        """A new incarnation has this mailbox."""
+        raise NotImplementedError
+
+    def accept(self, envelope: Envelope) -> None:
+        """Keep a message until it is done with."""
+        raise NotImplementedError
+
+    def recover(self, actor: Actor, go: Callable[[str | None], None], failed: Callable[[Exit], None]) -> None:
+        """Get ready for a new incarnation.
+
+        Args:
+            go: called, at once or later, with the state of the last checkpoint, None if there is none.
+            failed: called instead, if it cannot be made.
+        """
+        raise NotImplementedError
+
+    def replay(self, failed: Callable[[Exit], None]) -> list[Step]:
+        """The steps that bring an instance with that state to where it was."""
+        raise NotImplementedError
+
+    def captured(self, state: str) -> None:
+        """This is the state between two messages."""
+        raise NotImplementedError
+
+    def not_captured(self, problem: str) -> None:
+        """There is none: why."""
+        raise NotImplementedError
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the state is wanted."""
+        raise NotImplementedError
+
+    def begin(self, envelope: Envelope) -> bool:
+        """A message is about to be handled; False if it was before, and need not be."""
+        raise NotImplementedError
+
+    def dropped(self, envelope: Envelope) -> None:
+        """A message has become void before it was begun."""
+        raise NotImplementedError
+
+    def finished(self, envelope: Envelope, result: str | Failure | None) -> Exit | None:
+        """A message is done; the exit if the actor must end because it did otherwise than recorded."""
+        raise NotImplementedError
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether its incarnation has ended and left something to do for another, though nobody may send to it."""
+        raise NotImplementedError
+
+    @property
+    def recording(self) -> bool:
+        """Whether host calls are those of a message, and are to be passed by here."""
+        raise NotImplementedError
+
+    @property
+    def quiet(self) -> bool:
+        """Whether what happens has happened before."""
+        raise NotImplementedError
+
+    def replayed(self, request: HostRequest) -> Any:
+        """The recorded answer to a host call, or `MISS`.
+
+        Raises:
+            Diverged: another call is recorded.
+        """
+        raise NotImplementedError
+
+    def diverged(self, divergence: Diverged) -> Exit:
+        """The exit for that."""
+        raise NotImplementedError
+
+    def opening(self) -> None:
+        """The host call that was missed is about to be served."""
+        raise NotImplementedError
+
+    def answered(self, value: Any) -> None:
+        """It has been answered."""
+        raise NotImplementedError
+
+    def next_id(self) -> str:
+        """The id of a message that the host call under way sends: the same if it is made again after a crash."""
+        raise NotImplementedError
+
+    def begun_ms(self) -> int:
+        """When the host call under way was begun first: wall clock in milliseconds."""
+        raise NotImplementedError
+
+    def replied(self, message_id: str, payload: str) -> bool:
+        """A message of the past is answered; False if it is not known, or was answered."""
+        raise NotImplementedError
+
+    def timer_set(self, timer: Timer, due_ms: int) -> None:
+        """A timer is set; `due_ms` is on the wall clock."""
+        raise NotImplementedError
+
+    def timer_over(self, timer_id: str) -> None:
+        """It is over."""
+        raise NotImplementedError
+
+
 class Facets:
     """The facets of one actor.
 
@@ -49,16 +171,23 @@ class Facets:
         facets: outermost first: that is the order of `admit` and `started`; the others run innermost first.
     """
 
-    __slots__ = ("_inward", "_outward")
+    __slots__ = ("_diverting", "_inward", "_outward", "keeper")
 
     def __init__(self, facets: tuple[Facet, ...]) -> None:
         self._inward = facets
         self._outward = facets[::-1]
+        # Asked about every message: only those that have something to say.
+        self._diverting = tuple(facet for facet in facets if type(facet).divert is not Facet.divert)
+        self.keeper = next((facet for facet in facets if isinstance(facet, Keeper)), None)
 
     def admit(self, envelope: Envelope) -> None:
         """See `Facet.admit`: the first that refuses decides."""
         for facet in self._inward:
             facet.admit(envelope)
+
+    def divert(self, envelope: Envelope) -> bool:
+        """See `Facet.divert`: the first that takes it has it."""
+        return any(facet.divert(envelope) for facet in self._diverting)
 
     def started(self) -> None:
         """See `Facet.started`."""

@@ -31,6 +31,8 @@ class Timer:
         due_ns: when, on the monotonic clock; for an interval, the last tick there was or the next one.
         interval_ns: 0 for one message, else nanoseconds between two.
         caller, trace, causation_id: of the message that set it.
+        void: it was cancelled.
+        of_init: it was set while its owner started, and is set again when that starts again.
     """
 
     __slots__ = (
@@ -40,10 +42,12 @@ class Timer:
         "entry",
         "id",
         "interval_ns",
+        "of_init",
         "op",
         "owner",
         "payload",
         "trace",
+        "void",
     )
 
     def __init__(
@@ -68,6 +72,8 @@ class Timer:
         self.caller = caller
         self.trace = trace
         self.causation_id = causation_id
+        self.void = False
+        self.of_init = False
         # Its number in the heap; 0 while it is not in there.
         self.entry = 0
 
@@ -122,6 +128,7 @@ class Timers:
         timer = actor.timers.pop(timer_id, None)
         if timer is None:
             return False
+        timer.void = True
         self._disarm(timer)
         return True
 

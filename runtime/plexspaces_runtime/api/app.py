@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping
-from contextlib import asynccontextmanager
-from dataclasses import fields
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -28,139 +29,51 @@ from ..errors import (
     InternalError,
     InvalidArgument,
     NotFound,
-    PayloadTooLarge,
     PlexSpacesError,
     RateLimited,
     Unavailable,
 )
 from ..scope import Address, Scope, check_name
 from .auth import Authenticator, Principal
+from .blobs import BlobRoutes
 from .config import HttpConfig
-from .faults import MethodNotAllowed, Overloaded, Response, problem
-from .idempotency import NEVER_DONE, IdempotencyId, IdempotencyStore, MemoryIdempotency
+from .deadletters import DeadLetterRoutes
+from .eventstreams import StreamRoutes
+from .faults import MethodNotAllowed, Overloaded, Response, StreamingResponse, problem
+from .idempotency import NEVER_DONE, Idempotency, IdempotencyId, IdempotencyStore
+from .incoming import JSON, NO_STORE, ClientGone, Receive, Request, body_too_large, json_response, visible, whole
+from .journals import JournalRoutes
 from .metrics import CONTENT_TYPE, HttpMetrics
 from .openapi import document
-from .ports import NodePort
+from .ports import NodePort, StorePort
 from .requests import (
     ActorPath,
     check_content_type,
-    decode_segment,
+    decode_path,
     parse_actor_path,
     parse_idempotency_key,
     parse_message,
-    parse_query,
     parse_query_message,
     parse_traceparent,
     parse_wait,
 )
 from .routes import ROUTES, Route
 from .uploads import FormShape, Upload
+from .workflows import WorkflowRoutes
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _log = logging.getLogger("plexspaces.http")
 _ACTORS = b"/api/v1/actors/"
-_JSON = (b"content-type", b"application/json")
-_NO_STORE = (b"cache-control", b"no-store")
 _REMEMBERED_MAX = 8192
 _REMEMBERED_BYTES_MAX = 256
 _ACTOR_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _INFO_METHODS = ("GET", "HEAD", "OPTIONS")
 _RESTART_METHODS = ("POST", "OPTIONS")
-# Two of one of these would mean that somebody on the way may see another request than we do.
-_SINGLE_HEADERS = (b"host", b"authorization", b"content-type", b"content-length", b"idempotency-key")
-_DEPLOY_FIELDS = ("namespace", "actor_type", "config")
+_DEPLOY_FIELDS = ("namespace", "actor_type", "config", "check")
 
 
-class ClientGone(Exception):
-    """The client went away before its request was complete: there is nobody to answer."""
-
-
-class Request:
-    """A request's head, and the way to its body."""
-
-    __slots__ = ("headers", "method", "operation", "parameters", "path", "principal", "query", "receive")
-
-    def __init__(self, scope: MutableMapping[str, Any], receive: Receive) -> None:
-        self.method: str = scope["method"]
-        self.path: bytes = scope["raw_path"]
-        self.query: bytes = scope["query_string"]
-        headers = scope["headers"]
-        self.headers: dict[bytes, bytes] = dict(headers)
-        if len(self.headers) != len(headers):
-            _check_single(headers)
-        if b"host" not in self.headers and scope["http_version"] == "1.1":
-            raise InvalidArgument("an HTTP/1.1 request has a Host header (RFC 9112, 3.2)")
-        self.receive = receive
-        self.operation = "other"
-        self.parameters: dict[str, str] = {}
-        # Set before any handler of a route that is not public runs.
-        self.principal: Principal
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes.
-
-        Raises:
-            ClientGone
-        """
-        more = True
-        while more:
-            message = await self.receive()
-            if message["type"] != "http.request":
-                raise ClientGone
-            more = message.get("more_body", False)
-            yield message.get("body", b"")
-
-    async def body(self, bytes_max: int) -> bytes:
-        """The whole body.
-
-        Raises:
-            PayloadTooLarge: it is longer; no more of it is read.
-            ClientGone
-        """
-        if int(self.headers.get(b"content-length", b"0")) > bytes_max:
-            raise _body_too_large(bytes_max)
-        message = await self.receive()
-        if message["type"] != "http.request":
-            raise ClientGone
-        body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            parts, size = [body], len(body)
-            async for piece in self.pieces():
-                size += len(piece)
-                if size > bytes_max:
-                    break
-                parts.append(piece)
-            body = b"".join(parts)
-            if size > bytes_max:
-                raise _body_too_large(bytes_max)
-        if len(body) > bytes_max:
-            raise _body_too_large(bytes_max)
-        return body
-
-    def arguments(self, *known: str) -> dict[str, str]:
-        """The query's parameters, each at most once.
-
-        Raises:
-            InvalidArgument: one is unknown or there twice.
-        """
-        if not self.query:
-            return {}
-        found: dict[str, str] = {}
-        for name, value in parse_query(self.query):
-            if name not in known:
-                raise InvalidArgument(
-                    f"the query parameter {name[:80]!r} is not known here; "
-                    + ("known are " + ", ".join(known) if known else "there are none")
-                )
-            if name in found:
-                raise InvalidArgument(f"the query parameter {name!r} is there twice")
-            found[name] = value
-        return found
-
-
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response | StreamingResponse]]
 
 
 class Api:
@@ -170,8 +83,9 @@ class Api:
         node: what does the work.
         authenticator: whose tokens are believed.
         config: limits.
-        idempotency: where the answers to requests with a key are recorded; in memory if None.
+        idempotency: where the answers to requests with a key are recorded; in `stores` if None.
         facet_types: the facets that applications may name, see `appconfig.parse`.
+        stores: event streams, blobs and dead letters; None for a node that keeps none.
     """
 
     def __init__(
@@ -182,14 +96,17 @@ class Api:
         *,
         idempotency: IdempotencyStore | None = None,
         facet_types: FacetTypes | None = None,
+        stores: StorePort | None = None,
     ) -> None:
         self.config = config = config or HttpConfig()
         self._facet_types = facet_types
         self.draining = False
         self._node = node
         self._authenticator = authenticator
-        self._idempotency: IdempotencyStore = idempotency or MemoryIdempotency(
+        self._idempotency: IdempotencyStore = idempotency or Idempotency(
             node.clock,
+            stores.replies if stores is not None else None,
+            stores.flushed if stores is not None else None,
             entries_max=config.idempotency_entries_max,
             bytes_max=config.idempotency_bytes_max,
             reply_bytes_max=config.idempotency_reply_bytes_max,
@@ -197,6 +114,11 @@ class Api:
         )
         self._in_flight = 0
         self._uploads = 0
+        self._streams = StreamRoutes(stores, config, node.limits, node.clock)
+        self._blobs = BlobRoutes(stores, config)
+        self._dead_letters = DeadLetterRoutes(stores, node.journals)
+        self._journals = JournalRoutes(node.journals)
+        self._workflows = WorkflowRoutes(node, stores, config)
         self._metrics = HttpMetrics(node.counters, lambda: self._in_flight)
         self._openapi = orjson.dumps(document())
         # Paths seen before.  What is parsed is a claim: each request still has to confirm it with its token.
@@ -204,10 +126,22 @@ class Api:
         # The same few queries and preferences say how long to wait.
         self._waits: dict[tuple[bytes, bytes | None], float | None] = {}
         self._table = [
-            (tuple(route.path.split("/")), route, getattr(self, route.operation))
+            (tuple(route.path.split("/")), route, self._handler(route.operation))
             for route in ROUTES
             if not route.path.startswith(_ACTORS.decode())
         ]
+
+    def drain(self) -> None:
+        """Begin to stop: work is refused, live readers are told to come back."""
+        self.draining = True
+        self._streams.close()
+
+    def _handler(self, operation: str) -> Handler:
+        for routes in (self, self._streams, self._blobs, self._dead_letters, self._journals, self._workflows):
+            if (found := getattr(routes, operation, None)) is not None:
+                handler: Handler = found
+                return handler
+        raise AssertionError(f"nobody answers {operation}")
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """ASGI 3, `http` scopes."""
@@ -222,7 +156,9 @@ class Api:
             try:
                 if self._in_flight > self.config.requests_max:
                     raise Overloaded(f"the node answers {self.config.requests_max} requests at a time: try again later")
-                answer = await (self._actor(request) if request.path.startswith(_ACTORS) else self._other(request))
+                answer: Response | StreamingResponse = await (
+                    self._actor(request) if request.path.startswith(_ACTORS) else self._other(request)
+                )
             finally:
                 operation = request.operation
         except PlexSpacesError as error:
@@ -233,18 +169,22 @@ class Api:
             answer = self._incident(error)
         finally:
             self._in_flight -= 1
-        status, headers, body = answer.status, answer.headers, answer.body
+        status, headers = answer.status, answer.headers
         self._metrics.observe(operation, status, clock.monotonic_ns() - began_ns)
-        if status != 204:
+        if isinstance(answer, StreamingResponse):
+            await _send_pieces(answer, send, only_head=scope["method"] == "HEAD")
+            return
+        body = answer.body
+        if status not in (204, 304):
             headers = [*headers, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _other(self, request: Request) -> Response:
+    async def _other(self, request: Request) -> Response | StreamingResponse:
         segments = request.path.split(b"/")
         allowed: list[str] = []
         for template, route, handler in self._table:
-            parameters = _match(template, segments)
+            parameters = _match(template, segments, rest=route.rest)
             if parameters is None:
                 continue
             if route.method in (request.method, "GET" if request.method == "HEAD" else ""):
@@ -254,12 +194,14 @@ class Api:
             return _other_method(request.method, [*allowed, "OPTIONS"])
         raise NotFound("there is nothing under this address; /openapi.json lists what there is")
 
-    async def _route(self, request: Request, route: Route, handler: Handler, parameters: dict[str, bytes]) -> Response:
+    async def _route(
+        self, request: Request, route: Route, handler: Handler, parameters: dict[str, bytes]
+    ) -> Response | StreamingResponse:
         request.operation = route.operation
         if not route.public:
             self._must_be_open()
             request.principal = await self._authenticate(request)
-        request.parameters = {name: decode_segment(value) for name, value in parameters.items()}
+        request.parameters = {name: decode_path(value) for name, value in parameters.items()}
         return await handler(request)
 
     async def _authenticate(self, request: Request) -> Principal:
@@ -345,11 +287,11 @@ class Api:
         caller = principal.caller
         if wait_s is None:
             message_id = await self._node.tell(address, op, payload, caller=caller, message_id=message_id, trace=trace)
-            return Response(202, [_JSON, _NO_STORE], b'{"message_id":"%b"}' % message_id.encode())
+            return Response(202, [JSON, NO_STORE], b'{"message_id":"%b"}' % message_id.encode())
         reply = await self._node.ask(
             address, op, payload, caller=caller, timeout_s=wait_s, message_id=message_id, trace=trace
         )
-        return Response(200, [_JSON, _NO_STORE], reply.encode() or b"null")
+        return Response(200, [JSON, NO_STORE], reply.encode() or b"null")
 
     async def _deliver_once(
         self,
@@ -365,7 +307,31 @@ class Api:
         id_ = IdempotencyId(scope.tenant, scope.namespace, principal.subject, key)
         # How long one waits may differ from one attempt to the next; what is asked may not.
         kind = "tell" if wait_s is None else "ask"
-        fingerprint = _digest(kind, str(address), payload)
+        # The same key makes the same message, also in another life of the node: a durable actor recognises it.
+        message_id = "k-" + _digest(*id_, "POST", str(address)).hex()
+        return await self._once(
+            id_,
+            _digest(kind, str(address), payload),
+            lambda: self._deliver(principal, address, op, payload, wait_s, trace, message_id),
+            wait_s,
+        )
+
+    async def _once(
+        self,
+        id_: IdempotencyId,
+        fingerprint: bytes,
+        work: Callable[[], Awaitable[Response]],
+        wait_s: float | None = None,
+        *,
+        failures_are_kept: bool = True,
+    ) -> Response:
+        """Do what a request with a key wants, unless it was done before: then that answer.
+
+        Args:
+            fingerprint: the same for the same request, and for no other.
+            wait_s: how long to wait for one that is under way.
+            failures_are_kept: a failure may have done something, so that it is an answer too.
+        """
         try:
             async with asyncio.timeout(wait_s or self.config.wait_s_max):
                 claim = await self._idempotency.claim(id_, fingerprint)
@@ -374,28 +340,29 @@ class Api:
                 "the first request with this Idempotency-Key is still under way: ask again with the same key"
             ) from None
         if isinstance(claim, Response):
+            await self._idempotency.settle()
             return Response(claim.status, [*claim.headers, (b"idempotency-replayed", b"true")], claim.body)
         try:
-            # The same key makes the same message, also for whoever recognises messages by their id.
-            message_id = "k-" + _digest(*id_).hex()
-            answer = await self._deliver(principal, address, op, payload, wait_s, trace, message_id)
+            answer = await work()
         except PlexSpacesError as error:
             answer = self._problem(error)
-            if error.code in NEVER_DONE:
+            if error.code in NEVER_DONE or not failures_are_kept:
                 claim.forget(answer)
                 return answer
         except asyncio.CancelledError:
-            claim.keep(problem(Cancelled("the node stopped while it waited for the reply")))
+            # As if it had died: what a durable actor has begun it finishes, and the same key finds that.
+            claim.forget(problem(Cancelled("the node stopped while it waited for the reply")))
             raise
         except Exception as error:  # noqa: BLE001 - whoever waits for the same answer must get one
             answer = self._incident(error)
         claim.keep(answer)
+        await self._idempotency.settle()
         return answer
 
     async def _get(self, request: Request, address: Address) -> Response:
         op, payload = parse_query_message(request.query)
         if len(payload) > self._node.limits.payload_bytes_max:
-            raise _body_too_large(self._node.limits.payload_bytes_max)
+            raise body_too_large(self._node.limits.payload_bytes_max)
         headers = request.headers
         wait_s = parse_wait({}, headers.get(b"prefer"), self.config.wait_s_max)
         if wait_s is None:
@@ -406,30 +373,30 @@ class Api:
     async def _delete(self, request: Request, address: Address) -> Response:
         kill = _boolean("kill", request.arguments("kill").get("kill", "false"))
         await self._node.stop_actor(address, kill=kill)
-        return Response(204, [_NO_STORE])
+        return Response(204, [NO_STORE])
 
     async def _restart(self, request: Request, address: Address) -> Response:
         request.arguments()
         await self._node.restart_actor(address)
-        return Response(204, [_NO_STORE])
+        return Response(204, [NO_STORE])
 
     def _info(self, address: Address) -> Response:
         info = self._node.info(address)
         deployment = self._node.deployment(address.scope, address.type)
         handlers = deployment.handlers if deployment is not None else {}
-        return _json(200, {**_actor_json(info), "handlers": dict(handlers)})
+        return json_response(200, {**_actor_json(info), "handlers": dict(handlers)})
 
     async def list_actors(self, request: Request) -> Response:
         """GET /api/v1/actors"""
         arguments = request.arguments("namespace", "limit", "after")
-        limit = _whole("limit", arguments.get("limit", str(self.config.list_max)), self.config.list_max)
+        limit = whole("limit", arguments.get("limit", str(self.config.list_max)), self.config.list_max)
         after = arguments.get("after", "")
         found = self._node.actors(request.principal.tenant, self._wanted_namespace(request, arguments))
         rows = sorted(
             (
                 (f"{info.address.scope.namespace}/{info.address.type}/{info.address.key}", info)
                 for info in found
-                if _visible(request.principal, info.address.scope.namespace)
+                if visible(request.principal, info.address.scope.namespace)
             ),
             key=lambda row: row[0],
         )
@@ -437,7 +404,7 @@ class Api:
         content: dict[str, Any] = {"actors": [_actor_json(info) for _, info in page[:limit]]}
         if len(page) > limit:
             content["next"] = page[limit - 1][0]
-        return _json(200, content)
+        return json_response(200, content)
 
     # -- deployments --------------------------------------------------------------------------------------
 
@@ -450,11 +417,36 @@ class Api:
             namespace = upload.required("namespace")
             scope = request.principal.scope(request.principal.tenant, namespace)
             actor_type = check_name("actor type", upload.required("actor_type"))
-            config = _config(upload.fields.get("config", "{}"))
-            deployment = await self._node.deploy(scope, actor_type, upload.files["wasm"], config)
-        location = f"/api/v1/actors/{scope.tenant}/{scope.namespace}/{actor_type}"
-        answer = _json(201, _deployment_json(deployment))
-        return Response(201, [*answer.headers, (b"location", location.encode())], answer.body)
+            text = upload.fields.get("config", "{}")
+            config = _config(text)
+            if _boolean("check", upload.fields.get("check", "false")):
+                report = await self._node.check(scope, actor_type, upload.files["wasm"], config)
+                return json_response(200, {"ok": not report.diverged, **asdict(report)})
+
+            async def deploy() -> Response:
+                deployment = await self._node.deploy(scope, actor_type, upload.files["wasm"], config)
+                location = f"/api/v1/actors/{scope.tenant}/{scope.namespace}/{actor_type}"
+                answer = json_response(201, _deployment_json(deployment))
+                return Response(201, [*answer.headers, (b"location", location.encode())], answer.body)
+
+            return await self._deploy_once(request, namespace, upload, ("deploy", actor_type, text), deploy)
+
+    async def _deploy_once(
+        self,
+        request: Request,
+        namespace: str,
+        upload: Upload,
+        what: tuple[str, ...],
+        deploy: Callable[[], Awaitable[Response]],
+    ) -> Response:
+        """Deploy, but with a key only once.  One that failed has changed nothing, and may be tried again."""
+        header = request.headers.get(b"idempotency-key")
+        if header is None:
+            return await deploy()
+        principal = request.principal
+        id_ = IdempotencyId(principal.tenant, namespace, principal.subject, parse_idempotency_key(header))
+        hashes = await asyncio.to_thread(_hashes, upload.files)
+        return await self._once(id_, _digest(namespace, *what, *hashes), deploy, failures_are_kept=False)
 
     @asynccontextmanager
     async def _received(self, request: Request, shape: FormShape) -> AsyncIterator[Upload]:
@@ -478,13 +470,13 @@ class Api:
         """GET /api/v1/deployments"""
         namespace = self._wanted_namespace(request, request.arguments("namespace"))
         found = self._node.deployments(request.principal.tenant, namespace)
-        return _json(
+        return json_response(
             200,
             {
                 "deployments": [
                     _deployment_json(deployment)
                     for deployment in found
-                    if _visible(request.principal, deployment.scope.namespace)
+                    if visible(request.principal, deployment.scope.namespace)
                 ]
             },
         )
@@ -494,7 +486,7 @@ class Api:
         request.arguments()
         scope = request.principal.scope(request.principal.tenant, request.parameters["namespace"])
         await self._node.undeploy(scope, check_name("actor type", request.parameters["type"]))
-        return Response(204, [_NO_STORE])
+        return Response(204, [NO_STORE])
 
     # -- applications -------------------------------------------------------------------------------------
 
@@ -515,20 +507,24 @@ class Api:
             principal.check(principal.tenant, config.namespace)
             self._check_visible_or_free(principal, config.name)
             _check_components(config, upload.files.keys())
-            status = await self._node.deploy_application(principal.tenant, config, upload.files)
-        answer = _json(201, _application_json(status))
-        location = f"/api/v1/applications/{status.name}"
-        return Response(201, [*answer.headers, (b"location", location.encode())], answer.body)
+
+            async def deploy() -> Response:
+                status = await self._node.deploy_application(principal.tenant, config, upload.files)
+                answer = json_response(201, _application_json(status))
+                location = f"/api/v1/applications/{status.name}"
+                return Response(201, [*answer.headers, (b"location", location.encode())], answer.body)
+
+            return await self._deploy_once(request, config.namespace, upload, ("application", text), deploy)
 
     async def list_applications(self, request: Request) -> Response:
         """GET /api/v1/applications"""
         namespace = self._wanted_namespace(request, request.arguments("namespace"))
         found = self._node.applications(request.principal.tenant, namespace)
-        return _json(
+        return json_response(
             200,
             {
                 "applications": [
-                    _application_json(status) for status in found if _visible(request.principal, status.scope.namespace)
+                    _application_json(status) for status in found if visible(request.principal, status.scope.namespace)
                 ]
             },
         )
@@ -536,25 +532,27 @@ class Api:
     async def get_application(self, request: Request) -> Response:
         """GET /api/v1/applications/{name}"""
         request.arguments()
-        return _json(200, _application_json(self._application(request)))
+        return json_response(200, _application_json(self._application(request)))
 
     async def restart_application(self, request: Request) -> Response:
         """POST /api/v1/applications/{name}/restart"""
         request.arguments()
         name = self._application(request).name
-        return _json(200, _application_json(await self._node.restart_application(request.principal.tenant, name)))
+        return json_response(
+            200, _application_json(await self._node.restart_application(request.principal.tenant, name))
+        )
 
     async def undeploy_application(self, request: Request) -> Response:
         """DELETE /api/v1/applications/{name}"""
         request.arguments()
         await self._node.undeploy_application(request.principal.tenant, self._application(request).name)
-        return Response(204, [_NO_STORE])
+        return Response(204, [NO_STORE])
 
     def _application(self, request: Request) -> ApplicationStatus:
         """The application of the address, if the principal may know of it."""
         name = check_name("application", request.parameters["name"])
         status = self._node.application(request.principal.tenant, name)
-        if not _visible(request.principal, status.scope.namespace):
+        if not visible(request.principal, status.scope.namespace):
             raise NotFound(f"there is no application {name!r}", application=name)
         return status
 
@@ -564,25 +562,20 @@ class Api:
             status = self._node.application(principal.tenant, name)
         except NotFound:
             return
-        if not _visible(principal, status.scope.namespace):
+        if not visible(principal, status.scope.namespace):
             raise Conflict(f"the name {name!r} is taken by another application: choose another", application=name)
 
     async def tree(self, request: Request) -> Response:
         """GET /api/v1/tree"""
         tenant, namespace = request.principal.tenant, self._wanted_namespace(request, request.arguments("namespace"))
-        if namespace is None:
-            scopes = [status.scope for status in self._node.applications(tenant)]
-            scopes += [deployment.scope for deployment in self._node.deployments(tenant)]
-            namespaces = sorted({scope.namespace for scope in scopes})
-        else:
-            namespaces = [namespace]
+        namespaces = self._node.namespaces(tenant) if namespace is None else [namespace]
         roots = [
             {"namespace": each, **_tree_json(root)}
             for each in namespaces
-            if _visible(request.principal, each)
+            if visible(request.principal, each)
             for root in self._node.tree(tenant, each)
         ]
-        return _json(200, {"tree": roots})
+        return json_response(200, {"tree": roots})
 
     def _wanted_namespace(self, request: Request, arguments: Mapping[str, str]) -> str | None:
         namespace = arguments.get("namespace")
@@ -595,21 +588,21 @@ class Api:
 
     async def healthz(self, _request: Request) -> Response:
         """GET /healthz"""
-        return _json(200, {"status": "ok"})
+        return json_response(200, {"status": "ok"})
 
     async def readyz(self, _request: Request) -> Response:
         """GET /readyz"""
         if self.draining or not self._node.ready:
             raise Unavailable("the node takes no work: it is starting or stopping")
-        return _json(200, {"status": "ready"})
+        return json_response(200, {"status": "ready"})
 
     async def metrics(self, _request: Request) -> Response:
         """GET /metrics"""
-        return Response(200, [(b"content-type", CONTENT_TYPE), _NO_STORE], self._metrics.render())
+        return Response(200, [(b"content-type", CONTENT_TYPE), NO_STORE], self._metrics.render())
 
     async def openapi(self, _request: Request) -> Response:
         """GET /openapi.json"""
-        return Response(200, [_JSON], self._openapi)
+        return Response(200, [JSON], self._openapi)
 
     # -- errors -------------------------------------------------------------------------------------------
 
@@ -632,15 +625,27 @@ def _remember(memory: dict[Any, Any], key: object, value: object, key_bytes: int
     memory[key] = value
 
 
-def _check_single(headers: list[tuple[bytes, bytes]]) -> None:
-    names = [name for name, _ in headers]
-    for name in _SINGLE_HEADERS:
-        if names.count(name) > 1:
-            raise InvalidArgument(f"the header {name.decode()} is there twice")
+async def _send_pieces(answer: StreamingResponse, send: Send, *, only_head: bool) -> None:
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        async with aclosing(answer.pieces) as pieces:
+            if not only_head:
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+    finally:
+        answer.close()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _match(template: tuple[str, ...], segments: list[bytes]) -> dict[str, bytes] | None:
-    """The parameters of a path that fits a template; None for one that does not."""
+def _match(template: tuple[str, ...], segments: list[bytes], *, rest: bool) -> dict[str, bytes] | None:
+    """The parameters of a path that fits a template; None for one that does not.
+
+    Args:
+        rest: the last parameter takes all the segments that are left.
+    """
+    if rest and len(segments) > len(template):
+        last = len(template) - 1
+        segments = [*segments[:last], b"/".join(segments[last:])]
     if len(template) != len(segments):
         return None
     parameters = {}
@@ -657,10 +662,6 @@ def _other_method(method: str, allowed: list[str] | tuple[str, ...]) -> Response
     if method == "OPTIONS":
         return Response(204, [(b"allow", ", ".join(names).encode())])
     raise MethodNotAllowed(f"this address answers {', '.join(names)}, not {method}", allow=names)
-
-
-def _json(status: int, content: Mapping[str, Any]) -> Response:
-    return Response(status, [_JSON, _NO_STORE], orjson.dumps(content))
 
 
 def _actor_json(info: ActorInfo) -> dict[str, Any]:
@@ -700,10 +701,6 @@ def _tree_json(node: TreeNode) -> dict[str, Any]:
     }
 
 
-def _visible(principal: Principal, namespace: str) -> bool:
-    return principal.namespaces is None or namespace in principal.namespaces
-
-
 def _check_components(config: AppConfig, uploaded: Collection[str]) -> None:
     """Refuse a form whose files are not the configuration's components; all that is wrong at once."""
     declared = {component.name: component for component in config.components}
@@ -739,18 +736,13 @@ def _boolean(name: str, text: str) -> bool:
     return text == "true"
 
 
-def _whole(name: str, text: str, high: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= high):
-        raise InvalidArgument(f"{name} is to be a whole number from 1 to {high}")
-    return int(text)
-
-
-def _body_too_large(bytes_max: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"a message may have {bytes_max} bytes (payload_bytes_max of the node's configuration)",
-        limit="payload_bytes_max",
-        bytes_max=bytes_max,
-    )
+def _hashes(files: Mapping[str, Path]) -> list[str]:
+    """Of uploaded files, with their names, in an order of our own."""
+    found = []
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
+            found += [name, hashlib.file_digest(file, "sha256").hexdigest()]
+    return found
 
 
 def _digest(*texts: str) -> bytes:

@@ -27,12 +27,17 @@ class HttpConfig:
         body_bytes_per_s_min: ... and how fast a longer one has to come, on the average.
         keep_alive_s: how long a connection may do nothing.
         linger_s: how long a client that still sends is listened to after it was refused, so that it reads why.
+        stall_s: how long a client may leave an answer unread.
+        live_heartbeat_s: how long a live reader hears nothing; a comment then shows that the connection lives.
+        live_retry_ms: after how long a live reader is to come back when its connection ends.
+        live_s_max: how long one live connection lasts: its token is looked at again when it comes back.
         wait_s_max: the longest `wait`.
-        list_max: actors in one answer.
+        list_max: actors, streams or blobs in one answer.
         uploads_max: components or applications received at the same time.
         application_components_max: components of one application.
         application_bytes_max: their sizes together.
-        upload_dir: where they are kept while they come in; the system's own if None.
+        blob_uploads_max: blobs received at the same time.
+        upload_dir: where components are kept while they come in; the system's own if None.
         token_bytes_max: size of a bearer token.
         idempotency_entries_max: recorded replies kept.
         idempotency_bytes_max: their sizes together.
@@ -53,11 +58,16 @@ class HttpConfig:
     body_bytes_per_s_min: int = 4 * _KIB
     keep_alive_s: float = 75.0
     linger_s: float = 10.0
+    stall_s: float = 60.0
+    live_heartbeat_s: float = 15.0
+    live_retry_ms: int = 2_000
+    live_s_max: float = 3_600.0
     wait_s_max: float = 300.0
     list_max: int = 1_000
     uploads_max: int = 4
     application_components_max: int = 64
     application_bytes_max: int = 512 * _MIB
+    blob_uploads_max: int = 32
     upload_dir: Path | None = None
     token_bytes_max: int = 8 * _KIB
     idempotency_entries_max: int = 10_000

@@ -57,6 +57,10 @@ _GOODBYE_S = 1.0
 _HELD_BACK_MAX = 16
 
 
+class Disconnected(OSError):
+    """The client has gone in the middle of its answer, or does not read it: there is nobody to go on for."""
+
+
 class Phase(Enum):
     __hash__ = object.__hash__
 
@@ -678,8 +682,16 @@ class Exchange:
         """ASGI: the head, then the body in one or more pieces.  Head and first piece leave in one write."""
         connection = self._connection
         if connection._writing_paused:
-            await connection.drained()
+            try:
+                async with asyncio.timeout(connection._listener.config.stall_s):
+                    await connection.drained()
+            except TimeoutError:
+                connection.abort()
+                raise Disconnected("the client does not read its answer") from None
         if connection.gone or self.answered:
+            if self.started and not self.answered:
+                # Of a whole answer nobody need know; one that comes in pieces must not be made for nobody.
+                raise Disconnected("the client has gone")
             return
         if message["type"] == "http.response.start":
             assert self._head is None, "the answer has begun already"
@@ -761,6 +773,8 @@ class Exchange:
         except asyncio.CancelledError:
             self._give_up(problem(Unavailable("the node is stopping")))
             raise
+        except Disconnected:
+            pass
         except Exception:  # noqa: BLE001 - the last resort: what an application lets go
             _log.exception("the application failed at %s %s", self.scope.get("method"), self.scope.get("raw_path"))
             self._give_up(problem(InternalError("the application failed")))

@@ -7,6 +7,7 @@ text; a traceback leaves the node in no case.
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,12 @@ class ReplyNotKept(Conflict):
     code = "reply-not-kept"
 
 
+class RangeNotSatisfiable(CallerError):
+    """The `Range` that was asked for begins behind the end; `details["size_bytes"]` says where that is."""
+
+    code = "range-not-satisfiable"
+
+
 class Overloaded(BusyError):
     """The edge serves as many requests as it may."""
 
@@ -85,6 +92,7 @@ FAULTS: dict[str, Fault] = {
     "payload-too-large": Fault(413, "RESOURCE_EXHAUSTED", "Too large"),
     "uri-too-long": Fault(414, "INVALID_ARGUMENT", "The address is too long"),
     "unsupported-media-type": Fault(415, "INVALID_ARGUMENT", "Not in this format"),
+    "range-not-satisfiable": Fault(416, "OUT_OF_RANGE", "There is nothing in this range"),
     "invalid-component": Fault(422, "INVALID_ARGUMENT", "Not a sealed component"),
     "handler-refused": Fault(422, "INVALID_ARGUMENT", "The actor refused the message"),
     "idempotency-key-reused": Fault(422, "INVALID_ARGUMENT", "The key belongs to another request"),
@@ -115,6 +123,22 @@ class Response:
     body: bytes = b""
 
 
+@dataclass(slots=True)
+class StreamingResponse:
+    """An answer that comes in pieces, at the client's pace.
+
+    Attributes:
+        headers: with a Content-Length where it is known.
+        pieces: the body.
+        close: called at the end, also where no piece was asked for.
+    """
+
+    status: int
+    headers: Headers
+    pieces: AsyncGenerator[bytes, None]
+    close: Callable[[], None] = lambda: None
+
+
 def problem(error: PlexSpacesError, *, incident: str = "") -> Response:
     """The answer that tells a client of an error.
 
@@ -143,6 +167,8 @@ def problem(error: PlexSpacesError, *, incident: str = "") -> Response:
     match error.code:
         case "unauthenticated":
             headers.append((b"www-authenticate", _challenge(error)))
+        case "range-not-satisfiable" if "size_bytes" in error.details:
+            headers.append((b"content-range", b"bytes */%d" % error.details["size_bytes"]))
         case "method-not-allowed":
             headers.append((b"allow", ", ".join(error.details.get("allow", ())).encode()))
     return Response(fault.status, headers, orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS))

@@ -7,8 +7,14 @@ from typing import Any, get_type_hints
 
 from .. import __version__
 from ..actors.info import ActorInfo
+from ..deployment.checks import Divergence, Report
 from ..deployment.model import Deployment
 from ..deployment.status import ApplicationStatus, TreeNode
+from ..durability.explain import Call, Checkpoint, Message, Unreadable, Verdict
+from ..durability.journals import Moved, Recovery
+from ..stores.blobs import BlobInfo
+from ..stores.journal import Summary
+from ..stores.streams import StreamInfo
 from .faults import FAULTS
 from .routes import ROUTES, Route
 
@@ -105,8 +111,25 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def _optionally(properties: dict[str, Any], optional: dict[str, Any]) -> dict[str, Any]:
+    return {**_object(properties), "properties": {**properties, **optional}}
+
+
+def _page(name: str, schema: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            name: {"type": "array", "items": {"$ref": f"#/components/schemas/{schema}"}},
+            "next": {"type": "string", "description": "Where the next page begins; absent on the last one."},
+        },
+        "required": [name],
+    }
+
+
 def _schemas() -> dict[str, Any]:
-    text = {"type": "string"}
+    text, integer = {"type": "string"}, {"type": "integer"}
+    stream = _properties(StreamInfo)
+    moved = {"type": "array", "items": {"$ref": "#/components/schemas/Moved"}}
     actor = {"tenant": text, "namespace": text, "type": text, "key": text, **_properties(ActorInfo, "address")}
     application = {"tenant": text, "namespace": text, **_properties(ApplicationStatus, "scope")}
     branch: dict[str, Any] = {
@@ -141,14 +164,7 @@ def _schemas() -> dict[str, Any]:
                 },
             }
         ),
-        "Actors": {
-            "type": "object",
-            "properties": {
-                "actors": {"type": "array", "items": {"$ref": "#/components/schemas/Actor"}},
-                "next": {"type": "string", "description": "Hand it in as `after`; absent on the last page."},
-            },
-            "required": ["actors"],
-        },
+        "Actors": _page("actors", "Actor"),
         "Deployment": _object(deployment),
         "Deployments": _object(
             {"deployments": {"type": "array", "items": {"$ref": "#/components/schemas/Deployment"}}}
@@ -158,6 +174,126 @@ def _schemas() -> dict[str, Any]:
             {"applications": {"type": "array", "items": {"$ref": "#/components/schemas/Application"}}}
         ),
         "TreeNode": _object(branch),
+        "Stream": _object(stream),
+        "Streams": _page("streams", "Stream"),
+        "StreamEvent": _object(
+            {"offset": integer, "event_type": text, "payload": {"description": "Any JSON."}, "time_ms": integer}
+        ),
+        "StreamPage": _object(
+            {
+                **stream,
+                "next": {"type": "integer", "description": "Hand it in as `after` to go on."},
+                "events": {"type": "array", "items": {"$ref": "#/components/schemas/StreamEvent"}},
+            }
+        ),
+        "Appended": {
+            "type": "object",
+            "properties": {
+                "offset": integer,
+                "event_type": text,
+                "reason": {"type": "string", "enum": ["not-json", "too-large", "bad-type", "bad-shape"]},
+            },
+            "required": ["offset", "event_type"],
+        },
+        "Schedule": _object({"id": text, "path": text, "event_type": text, "timing": text, "next_ms": integer}),
+        "Schedules": _object({"schedules": {"type": "array", "items": {"$ref": "#/components/schemas/Schedule"}}}),
+        "Blob": _object(_properties(BlobInfo)),
+        "Blobs": _page("blobs", "Blob"),
+        "DeadLetter": _optionally(
+            {
+                "id": text,
+                "kind": {"type": "string", "enum": ["channel", "actor"], "description": "What `source` is."},
+                "source": {
+                    "type": "string",
+                    "description": "Where it could not be handled: a channel's name, or `type` or `type/key` of an "
+                    "actor.",
+                },
+                "msg_type": text,
+                "payload": {"description": "Any JSON."},
+                "deliveries": {"type": "integer", "description": "How often it was tried."},
+                "enqueued_ms": {"type": ["integer", "null"], "description": "When it came, where that is known."},
+                "dead_ms": integer,
+                "reason": {"type": "string", "description": "Why nobody tries any more."},
+            },
+            {"message_id": {"type": "string", "description": "Of one of an actor: the message's."}},
+        ),
+        "DeadLetters": _page("dead_letters", "DeadLetter"),
+        "Journal": _object(
+            {"tenant": text, "namespace": text, "type": text, "key": text, **_properties(Summary, "address")}
+        ),
+        "Journals": _page("journals", "Journal"),
+        "JournalCall": _object({**_properties(Call), "result": {"description": "Any JSON."}}),
+        "JournalItem": {
+            "oneOf": [
+                _object(
+                    {
+                        "what": {"type": "string", "const": "message"},
+                        **_properties(Message),
+                        "payload": {"description": "Any JSON."},
+                        "calls": {"type": "array", "items": {"$ref": "#/components/schemas/JournalCall"}},
+                        "outcome": {"description": "Any JSON."},
+                    }
+                ),
+                _object({"what": {"type": "string", "const": "checkpoint"}, **_properties(Checkpoint)}),
+                _object({"what": {"type": "string", "const": "unreadable"}, **_properties(Unreadable)}),
+            ]
+        },
+        "JournalPage": _optionally(
+            {"history": {"type": "array", "items": {"$ref": "#/components/schemas/JournalItem"}}},
+            {"next": {"type": "integer", "description": "Where the next page begins; absent on the last one."}},
+        ),
+        "Verdict": _object({"ok": {"type": "boolean"}, **_properties(Verdict)}),
+        "Moved": _object(_properties(Moved)),
+        "Recovery": _object(
+            {
+                **_properties(Recovery),
+                "redelivered": moved,
+                "dead_letters": moved,
+                "set_aside": {"type": "array", "items": integer},
+            }
+        ),
+        "CheckReport": _object(
+            {
+                "ok": {"type": "boolean"},
+                **_properties(Report),
+                "diverged": {"type": "array", "items": _object(_properties(Divergence))},
+            }
+        ),
+        "Workflow": _optionally(
+            {
+                "namespace": text,
+                "type": text,
+                "key": text,
+                "run_id": {"type": "string", "description": "The message that started it."},
+                "status": {"type": "string", "enum": ["running", "completed", "failed", "cancelled"]},
+                "started_ms": integer,
+                "ended_ms": integer,
+                "step": {"type": "string", "description": 'The one under way, "" between steps.'},
+                "attempt": integer,
+                "steps_done": integer,
+                "waits_for": {"type": "string", "description": "`sleep`, `retry`, `signal`, `promise ID` or nothing."},
+                "signals_waiting": integer,
+                "cancel_reason": {"type": ["string", "null"], "description": "Null until somebody asks for it."},
+                "arguments": {"type": "object"},
+            },
+            {
+                "result": {"description": "Of one that has completed: any JSON."},
+                "error": {"type": "object", "description": "Of one that has not: `code`, `message`, `details`."},
+            },
+        ),
+        "Workflows": _page("workflows", "Workflow"),
+        "Promise": _optionally(
+            {
+                "id": text,
+                "name": text,
+                "owner": {"type": "string", "description": "The actor that made it."},
+                "created_ms": integer,
+                "resolved": {"type": "boolean"},
+                "resolved_ms": integer,
+            },
+            {"value": {"description": "Any JSON, once it is resolved."}},
+        ),
+        "Promises": _page("promises", "Promise"),
         "Tree": _object({"tree": {"type": "array", "items": {"$ref": "#/components/schemas/TreeRoot"}}}),
         "TreeRoot": _object({"namespace": text, **branch}),
     }

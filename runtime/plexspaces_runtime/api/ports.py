@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..actors.envelope import Kind
 from ..actors.info import ActorInfo
 from ..clock import Clock
 from ..config import Limits
 from ..deployment.appconfig import AppConfig
+from ..deployment.checks import Report
 from ..deployment.model import Deployment
 from ..deployment.status import ApplicationStatus, TreeNode
+from ..durability.journals import Journals
 from ..ids import Ids
 from ..scope import Address, Caller, Scope
+from ..stores.blobs import Blobs
+from ..stores.channels import Channels
+from ..stores.promises import Promises
+from ..stores.replies import ReplyTable
+from ..stores.schedules import Schedules
+from ..stores.streams import Streams
+from ..stores.workflows import Workflows
+
+
+class StorePort(Protocol):
+    """What the node stores, seen from outside."""
+
+    @property
+    def streams(self) -> Streams:
+        """The event streams."""
+
+    @property
+    def schedules(self) -> Schedules:
+        """The scheduled appends to them."""
+
+    @property
+    def blobs(self) -> Blobs:
+        """The blobs."""
+
+    @property
+    def channels(self) -> Channels:
+        """The channels, for their dead letters."""
+
+    @property
+    def replies(self) -> ReplyTable:
+        """The recorded answers to requests with an `Idempotency-Key`."""
+
+    @property
+    def workflows(self) -> Workflows:
+        """The runs of workflows."""
+
+    @property
+    def promises(self) -> Promises:
+        """The promises."""
+
+    def flushed(self) -> Awaitable[None]:
+        """Wait until everything written so far is on disk: nothing may leave the node before.
+
+        Raises:
+            Unavailable: the disk refuses.
+        """
 
 
 class NodePort(Protocol):
@@ -27,6 +76,10 @@ class NodePort(Protocol):
     def ready(self) -> bool:
         """Whether work is accepted."""
 
+    @property
+    def journals(self) -> Journals | None:
+        """What durable actors have recorded; None for a node that has none."""
+
     async def ask(
         self,
         address: Address,
@@ -37,11 +90,20 @@ class NodePort(Protocol):
         timeout_s: float,
         message_id: str = "",
         trace: str = "",
+        kind: Kind = Kind.CALL,
     ) -> str:
         """Send a message and wait for the reply, JSON text; "" is no reply."""
 
     async def tell(
-        self, address: Address, op: str, payload: str, *, caller: Caller, message_id: str = "", trace: str = ""
+        self,
+        address: Address,
+        op: str,
+        payload: str,
+        *,
+        caller: Caller,
+        message_id: str = "",
+        trace: str = "",
+        kind: Kind = Kind.CAST,
     ) -> str:
         """Send a message; its id."""
 
@@ -53,6 +115,9 @@ class NodePort(Protocol):
 
     async def deploy(self, scope: Scope, actor_type: str, wasm: Path, config: Mapping[str, Any]) -> Deployment:
         """Make a component the code of an actor type.  The file may be removed afterwards."""
+
+    async def check(self, scope: Scope, actor_type: str, wasm: Path, config: Mapping[str, Any]) -> Report:
+        """Try a component against what durable actors have recorded.  The file may be removed afterwards."""
 
     async def undeploy(self, scope: Scope, actor_type: str) -> None:
         """Stop a type's actors and forget it."""
@@ -80,6 +145,9 @@ class NodePort(Protocol):
     async def undeploy_application(self, tenant: str, name: str) -> None:
         """Stop an application and forget it."""
 
+    def namespaces(self, tenant: str) -> Sequence[str]:
+        """Where a tenant has something deployed, by name."""
+
     def tree(self, tenant: str, namespace: str | None = None) -> Sequence[TreeNode]:
         """The supervision trees: a root for each application and for each type that is deployed on its own."""
 
@@ -88,6 +156,9 @@ class NodePort(Protocol):
 
     def info(self, address: Address) -> ActorInfo:
         """One living actor."""
+
+    def waits_for(self, address: Address) -> str:
+        """What the run of a workflow waits for just now, "" if for nothing."""
 
     def counters(self) -> Mapping[str, float]:
         """Totals (names ending in `_total`) and gauges."""

@@ -54,6 +54,18 @@ def decode_segment(segment: bytes) -> str:
         raise InvalidArgument("the address is not UTF-8 once its percent-encoding is undone") from None
 
 
+def decode_path(path: bytes) -> str:
+    """One or more segments of a path, percent-decoded.
+
+    Raises:
+        InvalidArgument: bad percent-encoding, not UTF-8, or an encoded `/`: it would look like one that separates.
+    """
+    segments = [decode_segment(segment) for segment in path.split(b"/")]
+    if len(segments) > 1 and any("/" in segment for segment in segments):
+        raise InvalidArgument("the address holds an encoded '/' (%2F): parts of this name are separated by a plain one")
+    return "/".join(segments)
+
+
 def parse_actor_path(rest: bytes) -> ActorPath | None:
     """Read `{tenant}/{namespace}/{type}[/{key}][/info]` or `.../{type}/{key}/restart`; None when it has another shape.
 

@@ -10,7 +10,7 @@ from .auth import Authenticator
 from .config import HttpConfig
 from .connection import Listener
 from .idempotency import IdempotencyStore
-from .ports import NodePort
+from .ports import NodePort, StorePort
 
 
 class HttpServer:
@@ -20,7 +20,7 @@ class HttpServer:
         node: what does the work; started and stopped by others: it is to outlive the server.
         authenticator: whose tokens are believed.
         config: address and limits.
-        idempotency, facet_types: see `Api`.
+        idempotency, facet_types, stores: see `Api`.
     """
 
     def __init__(
@@ -31,9 +31,12 @@ class HttpServer:
         *,
         idempotency: IdempotencyStore | None = None,
         facet_types: FacetTypes | None = None,
+        stores: StorePort | None = None,
     ) -> None:
         self.config = config or HttpConfig()
-        self._api = Api(node, authenticator, self.config, idempotency=idempotency, facet_types=facet_types)
+        self._api = Api(
+            node, authenticator, self.config, idempotency=idempotency, facet_types=facet_types, stores=stores
+        )
         self._listener = Listener(self._api, self.config, node.clock)
 
     async def start(self, sock: socket | None = None) -> None:
@@ -56,7 +59,7 @@ class HttpServer:
 
     def drain(self) -> None:
         """Begin to stop: /readyz answers 503, new connections are refused, new work too."""
-        self._api.draining = True
+        self._api.drain()
         self._listener.drain()
 
     async def stop(self, grace_s: float = 10.0) -> None:

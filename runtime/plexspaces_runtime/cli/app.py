@@ -30,6 +30,11 @@ COMMANDS = {
     "stop": ("actors", "Stop one actor after its message; it stays down."),
     "kill": ("actors", "Stop one actor at once; it stays down."),
     "restart": ("actors", "Start one actor, or an application, again."),
+    "streams": ("streams", "List, read, follow and append to event streams."),
+    "workflows": ("workflows", "List, start, watch, signal and cancel long runs."),
+    "promises": ("workflows", "List and resolve what runs wait for."),
+    "dead-letters": ("dead_letters", "List, retry and drop messages that nobody could handle."),
+    "journal": ("journal", "Read and verify what durable actors have recorded."),
     "token": ("token", "Print the local token, or make another."),
     "completion": ("completion", "Print the completion script for your shell."),
 }
@@ -45,7 +50,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"{__package__}.commands.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def resolve_command(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 # How much longer than its own waiting time the node is given to answer.
 _PATIENCE_S = 10.0
 _UPLOAD_S = 300.0
+_SILENCE_S = 60.0
+_RECONNECTS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +103,10 @@ class NodeClient:
         """
         import httpx
 
-        sent = {"Accept": "application/json", **(headers or {})}
-        if self.target.token:
-            sent["Authorization"] = f"Bearer {self.target.token}"
+        sent = self._headers("application/json", headers)
         wait = httpx.Timeout(_UPLOAD_S if files else timeout_s + _PATIENCE_S, connect=5.0)
-        # A proxy is for the way out, not for the node next door.
-        local = httpx.URL(self.target.url).host in ("127.0.0.1", "localhost", "::1")
         try:
-            with httpx.Client(timeout=wait, trust_env=not local) as client:
+            with httpx.Client(timeout=wait, trust_env=not self._is_local()) as client:
                 answer = client.request(
                     method,
                     self.target.url + path,
@@ -125,15 +124,68 @@ class NodeClient:
                 "deadline-exceeded",
             ) from None
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise CommandError(
-                f"no node answers at {self.target.url} ({error})",
-                "plexspaces serve, or set PLEXSPACES_URL to where one runs",
-                Exit.UNREACHABLE,
-                "unreachable",
-            ) from None
+            raise self._unreachable(error) from None
         if answer.is_success:
             return answer.json() if answer.content else None
         raise self._refusal(answer)
+
+    def follow(self, path: str, *, query: Mapping[str, str], after: int) -> Iterator[Any]:
+        """The events of a stream after an offset, each as JSON, for as long as there is a node.
+
+        A connection that ends is made again, and goes on behind the last event that came.
+
+        Raises:
+            CommandError: the node cannot be reached, several times in a row, or it refused.
+        """
+        import httpx
+
+        failures, retry_s = 0, 1.0
+        while True:
+            sent = self._headers("text/event-stream", {"Last-Event-ID": str(after)})
+            # Silence is broken by a heartbeat well before this.
+            wait = httpx.Timeout(_SILENCE_S, connect=5.0)
+            try:
+                with (
+                    httpx.Client(timeout=wait, trust_env=not self._is_local()) as client,
+                    client.stream("GET", self.target.url + path, params={**query, "live": "true"}, headers=sent) as got,
+                ):
+                    if not got.is_success:
+                        got.read()
+                        raise self._refusal(got)
+                    failures = 0
+                    for line in got.iter_lines():
+                        name, _, value = line.partition(": ")
+                        if name == "retry":
+                            retry_s = int(value) / 1_000
+                        elif name == "data":
+                            event = json.loads(value)
+                            after = event["offset"]
+                            yield event
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                failures += 1
+                if failures >= _RECONNECTS_MAX:
+                    raise self._unreachable(error) from None
+            time.sleep(retry_s)
+
+    def _headers(self, accept: str, more: Mapping[str, str] | None) -> dict[str, str]:
+        sent = {"Accept": accept, **(more or {})}
+        if self.target.token:
+            sent["Authorization"] = f"Bearer {self.target.token}"
+        return sent
+
+    def _is_local(self) -> bool:
+        """A proxy is for the way out, not for the node next door."""
+        import httpx
+
+        return httpx.URL(self.target.url).host in ("127.0.0.1", "localhost", "::1")
+
+    def _unreachable(self, error: Exception) -> CommandError:
+        return CommandError(
+            f"no node answers at {self.target.url} ({error})",
+            "plexspaces serve, or set PLEXSPACES_URL to where one runs",
+            Exit.UNREACHABLE,
+            "unreachable",
+        )
 
     def _refusal(self, answer: Any) -> CommandError:
         try:
@@ -163,6 +215,16 @@ class NodeClient:
                 return f"the token speaks for tenant {self.target.tenant!r}"
             case "actor-not-found":
                 return "plexspaces ps, or deploy it: plexspaces deploy FILE --type TYPE"
+            case "not-found" if "/api/v1/streams/" in str(answer.request.url):
+                return "plexspaces streams ls, to see which there are"
+            case "not-found" if "/api/v1/dead-letters/" in str(answer.request.url):
+                return "plexspaces dead-letters ls, to see which there are"
+            case "not-found" if "/api/v1/workflows/" in str(answer.request.url):
+                return "plexspaces workflows ls, to see which there are"
+            case "not-found" if "/api/v1/promises/" in str(answer.request.url):
+                return "plexspaces promises ls --all, to see which there are"
+            case "not-found" if "/api/v1/journals/" in str(answer.request.url):
+                return "plexspaces journal ls, to see which there are"
             case "not-found" if "/api/v1/applications/" in str(answer.request.url):
                 return "plexspaces apps, to see which there are"
             case "mailbox-full" | "rate-limited":

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -147,8 +147,20 @@ def state_cell(text: str, state: str | None = None) -> Cell:
     return Cell(text, _STATE_STYLES.get(state or text, ""))
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, empty: str) -> None:
-    """Rows under headings, if there are any; plain columns where nobody looks."""
+# What the last column, which gives way to the others, is to keep where it has that much to say.
+_LAST_COLUMN_CHARACTERS: Final = 24
+_GAP: Final = "  "
+
+
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, empty: str, dispensable: Sequence[str] = ()
+) -> None:
+    """Rows under headings, if there are any; plain columns where nobody looks.
+
+    Args:
+        empty: said, to stderr, where there are no rows.
+        dispensable: the columns that are left out of a terminal too narrow for all, the first of these first.
+    """
     if not rows:
         click.echo(empty, err=True)
         return
@@ -160,20 +172,41 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, 
 
         console = Console()
         table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(columns))
-        widths = [max(len(row[i].text) for row in cells) for i in range(len(cells[0]))]
-        widths = [max(width, len(name)) for width, name in zip(widths, columns, strict=True)] if columns else widths
+        headings = columns or [""] * len(cells[0])
+        widths = [max(len(name), *(len(row[i].text) for row in cells)) for i, name in enumerate(headings)]
+        kept, left_out = _fitting(headings, widths, dispensable, console.width)
         # A row is a line: where there is not room for all, the last column gives way.
-        widths[-1] = max(min(widths[-1], console.width - sum(width + 2 for width in widths[:-1])), len("LAST EXIT"))
-        for number, width in enumerate(widths):
-            table.add_column(columns[number] if columns else "", width=width, no_wrap=True, overflow="ellipsis")
+        last = kept[-1]
+        room = console.width - sum(widths[number] + len(_GAP) for number in kept[:-1])
+        widths[last] = max(min(widths[last], room), len(headings[last]), 1)
+        for number in kept:
+            table.add_column(headings[number], width=widths[number], no_wrap=True, overflow="ellipsis")
         for row in cells:
-            table.add_row(*(Text(cell.text, cell.style, no_wrap=True, overflow="ellipsis") for cell in row))
+            shown = (row[number] for number in kept)
+            table.add_row(*(Text(cell.text, cell.style, no_wrap=True, overflow="ellipsis") for cell in shown))
         console.print(table)
+        if left_out:
+            note = f"no room for {', '.join(left_out)}: --json has all, a wider terminal too"
+            console.print(Text(note, "dim"))
         return
     texts = [*([list(columns)] if columns else []), *([cell.text for cell in row] for row in cells)]
     widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
     for line in texts:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        click.echo(_GAP.join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _fitting(
+    headings: Sequence[str], widths: Sequence[int], dispensable: Sequence[str], room: int
+) -> tuple[list[int], list[str]]:
+    """The columns that fit, and the names of those that do not."""
+    kept, left_out = list(range(len(headings))), []
+    for name in dispensable:
+        needed = sum(widths[number] + len(_GAP) for number in kept[:-1]) + min(widths[-1], _LAST_COLUMN_CHARACTERS)
+        if needed <= room:
+            break
+        kept.remove(headings.index(name))
+        left_out.append(name)
+    return kept, left_out
 
 
 _CELL_CHARACTERS_MAX = 200

@@ -28,7 +28,9 @@ def make_server(node: Node, config: NodeConfig) -> tuple[HttpServer, Path]:
 
     authority = LocalAuthority.open(config.data_dir, tenant=config.tenant)
     http = HttpConfig(host=config.host, port=config.port)
-    server = HttpServer(node, Authenticator(authority, config.auth), http, facet_types=node.facet_types)
+    server = HttpServer(
+        node, Authenticator(authority, config.auth), http, facet_types=node.facet_types, stores=node.stores
+    )
     return server, config.data_dir / "token"
 
 

@@ -72,6 +72,7 @@ class ChildConfig:
         capabilities: WIT interfaces that it may call; None for all.
         arguments: "strict" refuses unknown arguments of messages, "lenient" ignores them.
         labels: what the registry finds it by.
+        shared_keys: all actors of the type have one key-value space, not one each.
         limits: fields of `Limits` that are its own.
         supervisor: what it supervises; None for an actor.
     """
@@ -88,6 +89,7 @@ class ChildConfig:
     significant: bool = False
     arguments: str = "strict"
     labels: Mapping[str, str] = field(default_factory=dict)
+    shared_keys: bool = False
     limits: Mapping[str, Any] = field(default_factory=dict)
     supervisor: SupervisorConfig | None = None
     line: int = field(default=0, compare=False)
@@ -107,12 +109,17 @@ class SupervisorConfig:
 
 @dataclass(frozen=True, slots=True)
 class AppConfig:
-    """A whole application."""
+    """A whole application.
+
+    Attributes:
+        text: what it was read from, to be read again after a restart of the node.
+    """
 
     name: str
     namespace: str
     components: tuple[ComponentConfig, ...]
     supervisor: SupervisorConfig
+    text: str = field(default="", compare=False, repr=False)
 
     def actors(self) -> Iterator[ChildConfig]:
         """Every actor of the tree, in the order of starting."""
@@ -158,6 +165,7 @@ def parse(
         namespace=values["application"]["namespace"],
         components=values["components"],
         supervisor=values["supervisor"],
+        text=text,
     )
 
 
@@ -831,6 +839,15 @@ _CHILD: Final = (
         of="actor",
     ),
     _Key("labels", "table of texts", "{}", "What the registry finds it by.", _labels, {}, of="actor"),
+    _Key(
+        "shared_keys",
+        "true or false",
+        "false",
+        "All actors of the type have one key-value space instead of one each.",
+        _boolean,
+        False,
+        of="actor",
+    ),
     _Key("limits", "table", "{}", "Limits of its own, at most those of the node.", _limits, {}, of="actor"),
     _Key(
         "restart",

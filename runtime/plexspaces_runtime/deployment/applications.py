@@ -7,15 +7,17 @@ every application's top: one that fails is started again with exponential back-o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
+from ..actors import exits
 from ..actors.actor import Actor, ActorSpec
 from ..actors.asks import Asks
 from ..actors.exits import Exit
@@ -25,6 +27,7 @@ from ..clock import Clock
 from ..config import Limits
 from ..errors import (
     ActorNotFound,
+    CallerError,
     Conflict,
     HandlerCrashed,
     InvalidArgument,
@@ -40,25 +43,36 @@ from ..events import (
     ApplicationStopped,
     ComponentDeployed,
     DeploymentRefused,
+    DeploymentRestored,
+    Event,
     EventBus,
+    RestoreFailed,
+    SpawnedNotRestored,
     Undeployed,
 )
+from ..facets import workflow
 from ..facets.registry import FacetRegistry
 from ..facets.virtual_actor import Residents
 from ..ids import Ids
 from ..scheduler import Scheduler
 from ..scope import Address, Scope, check_name
+from ..stores.deployments import APPLICATION, Deployments, Record
 from ..supervision import core
 from ..supervision.spec import ChildSpec, RestartPolicy, Strategy, SupervisorSpec
 from ..supervision.supervisor import Branch, Forest, Place, Report, Supervisor, Worker
 from ..supervision.top import Failures
 from ..wasm.engine import Sandbox
+from . import appconfig
 from .appconfig import AppConfig, ChildConfig, FacetConfig, SupervisorConfig
 from .model import DeployConfig, Deployment, choose_role
 from .status import ApplicationStatus, TreeNode
-from .types import ActorType, Code, Component, Types
+from .types import ActorType, Code, Component, Types, tell_more
 
 _VIRTUAL: Final = "virtual_actor"
+_WORKFLOW_BEHAVIOUR: Final = "Workflow"
+# However late it is: enough for what only has to be told.
+_CLOSE_S_MIN: Final = 0.05
+T = TypeVar("T")
 
 
 class State(Enum):
@@ -110,6 +124,10 @@ class Application:
         self.timer: asyncio.TimerHandle | None = None
         # One deployment, restart or stop at a time.
         self.lock = asyncio.Lock()
+        # What is to be laid out and started, of one that was deployed in an earlier life of the node and has not been.
+        self.unrestored: Record | None = None
+        # Actors that operators had spawned then are to come back with the tree.
+        self.respawns = False
         # Told how the start under way ends, and when the tree has ended.
         self.starting: asyncio.Future[Exit | None] | None = None
         self.ending: asyncio.Future[None] | None = None
@@ -145,6 +163,7 @@ class Applications:
         limits: Limits,
         facets: FacetRegistry,
         residents: Residents,
+        kept: Deployments,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._registry = registry
@@ -155,6 +174,7 @@ class Applications:
         self._limits = limits
         self._facets = facets
         self._residents = residents
+        self._kept = kept
         self._loop = loop
         self._types = Types(
             sandbox=sandbox, scheduler=scheduler, registry=registry, events=events, limits=limits, loop=loop
@@ -162,10 +182,13 @@ class Applications:
         self.forest = Forest(
             scheduler=scheduler, registry=registry, asks=asks, clock=clock, events=events, loop=loop, keepers=self
         )
+        self.forest.stays_down = kept.is_stopped
         # By tenant and name.
         self._applications: dict[tuple[str, str], Application] = {}
         # Types deployed on their own.
         self._deployments: dict[tuple[Scope, str], Application] = {}
+        # Changes under way.  They are nobody's to cancel: half a change would be left.
+        self._work: set[asyncio.Task[Any]] = set()
         self.closing = False
         registry.activate = self.activate
 
@@ -186,17 +209,24 @@ class Applications:
 
     def launch(self, place: Place, actor: Actor, on_started: Callable[[Exit | None], None]) -> None:
         """See `Keepers.launch`."""
-        type_ = self._types.get(actor.address.scope, actor.address.type)
-        if type_ is not None and type_.virtual:
+        self._kept.drop_stopped(actor.address)
+        detail: Detail = place.worker.detail
+        # Not what its type is: that may be another's by now, while a supervisor has yet to be told of the change.
+        if any(facet.type == _VIRTUAL for facet in detail.facets):
             self._residents.launch(actor, on_started)
         else:
             self._scheduler.start(actor, None, on_started)
 
     def vacated(self, place: Place, exit_: Exit) -> bool:
         """See `Keepers.vacated`: a virtual actor with messages waiting comes to life again for them."""
-        address = place.worker.address
+        address, keeper = place.worker.address, place.facets.keeper if place.facets is not None else None
         type_ = self._types.get(address.scope, address.type)
-        if type_ is None or not type_.virtual or len(place.mailbox) == 0 or self.closing:
+        if place.began and (type_ is None or type_.owner.state is State.RUNNING):
+            # By itself or by command, not because its application is being taken down, or the node.
+            self._kept.drop_spawned(address)
+        if type_ is None or not type_.virtual or type_.leaving or self.closing:
+            return False
+        if len(place.mailbox) == 0 and not (keeper is not None and keeper.unfinished):
             return False
         if type_.home.live is None or type_.home.live is not place.supervisor or not place.began:
             return False
@@ -219,32 +249,70 @@ class Applications:
                 belongs to an application.
         """
         check_name("actor type", actor_type)
-        key = (scope, actor_type)
-        known = self._deployments.get(key)
-        # Put in at once, so that two first deployments of one type come one after the other.
-        application = known or self._deployments.setdefault(key, Application(scope, actor_type, "deployment"))
-        try:
-            async with application.lock:
-                self._deployments.setdefault(key, application)
-                try:
-                    wanted = DeployConfig.parse(config, self._types.interfaces)
-                    self._types.check_free(scope, actor_type, application)
-                    component = await self._types.load(wasm, scope)
-                    child = _lone_child(actor_type, wanted)
-                    await self._deploy(application, SupervisorConfig(children=(child,)), {actor_type: component})
-                finally:
-                    if application.version == 0:
-                        self._deployments.pop(key, None)
-        except PlexSpacesError as error:
-            self._events.emit(DeploymentRefused(scope, actor_type, error.code, error.message))
-            raise
+
+        def refused(code: str, message: str) -> Event:
+            return DeploymentRefused(scope, actor_type, code, message)
+
+        with self._telling(refused):
+            wanted = DeployConfig.parse(config, self._types.interfaces)
+            self._types.check_free(scope, actor_type, self._deployments.get((scope, actor_type)))
+            # Nothing is changed yet: whoever goes away while it is compiled has changed his mind.
+            component = await self._types.load(wasm, scope)
+            pins = await self._kept.keep({component.hash: wasm})
+        supervisor = SupervisorConfig(children=(_lone_child(actor_type, wanted),))
+        text = orjson.dumps(dict(config)).decode()
+
+        def find() -> Application:
+            return self._deployments.setdefault((scope, actor_type), Application(scope, actor_type, "deployment"))
+
+        async def deploy() -> None:
+            with self._telling(refused), pins:
+                async with self._alone(find) as application:
+                    try:
+                        await self._deploy(application, supervisor, {actor_type: component})
+                        self._keep(application, text)
+                    finally:
+                        if application.version == 0:
+                            del self._deployments[scope, actor_type]
+
+        await self._to_its_end(deploy())
         type_ = self._types.get(scope, actor_type)
-        assert type_ is not None
+        if type_ is None:
+            raise Conflict(f"actor type {actor_type!r} was deployed, and has been undeployed since")
         deployment = type_.deployment
         self._events.emit(
             ComponentDeployed(scope, actor_type, deployment.hash, deployment.version, deployment.size_bytes)
         )
         return deployment
+
+    async def try_on(
+        self, scope: Scope, actor_type: str, wasm: bytes | Path, config: Mapping[str, Any]
+    ) -> ActorSpec:
+        """What an actor of a type would be made from with another component; nothing is changed.
+
+        Args:
+            config: as for `deploy`; what it does not say is as it is now.
+
+        Raises:
+            InvalidComponent, InvalidArgument, LimitExceeded
+        """
+        check_name("actor type", actor_type)
+        wanted = DeployConfig.parse(config, self._types.interfaces)
+        component = await self._types.load(wasm, scope)
+        present = self._types.get(scope, actor_type)
+        roles = component.description["roles"]
+        role = wanted.role or (present.code.role if present is not None and present.code.role in roles else "")
+        code = Code(
+            component_hash=component.hash,
+            role=choose_role(component.description, actor_type, role),
+            args=wanted.args if present is None or "args" in config else present.code.args,
+            facets=orjson.dumps({"arguments": wanted.arguments}).decode() if present is None else present.code.facets,
+            capabilities=None,
+            labels={},
+            shares_keys=False,
+            component=component,
+        )
+        return self._types.spec(code, None, None, None)
 
     async def undeploy(self, scope: Scope, actor_type: str) -> None:
         """Stop a type's actors and forget it.
@@ -253,15 +321,20 @@ class Applications:
             NotFound
             Conflict: it belongs to an application.
         """
-        application = self._deployments.get((scope, actor_type))
-        if application is None:
-            self._types.check_free(scope, actor_type, None)
-            raise NotFound(f"actor type {actor_type!r} is not deployed in namespace {scope.namespace!r}")
-        async with application.lock:
-            await self._stop(application)
-            if self._deployments.pop((scope, actor_type), None) is None:
+        def find() -> Application:
+            application = self._deployments.get((scope, actor_type))
+            if application is None:
+                self._types.check_free(scope, actor_type, None)
                 raise NotFound(f"actor type {actor_type!r} is not deployed in namespace {scope.namespace!r}")
-            self._drop(scope, actor_type)
+            return application
+
+        async def undeploy() -> None:
+            async with self._alone(find) as application:
+                await self._stop(application)
+                await self._forget_types(scope, self._drop(application))
+                del self._deployments[scope, actor_type]
+
+        await self._to_its_end(undeploy())
         self._events.emit(Undeployed(scope, actor_type))
 
     def deployments(self, tenant: str, namespace: str | None = None) -> list[Deployment]:
@@ -293,31 +366,44 @@ class Applications:
         """
         scope = Scope(tenant, config.namespace)
         key = (tenant, config.name)
-        application = self._applications.get(key) or self._applications.setdefault(
-            key, Application(scope, config.name, "application")
-        )
-        try:
-            async with application.lock:
-                self._applications.setdefault(key, application)
-                try:
-                    if application.scope != scope:
-                        raise Conflict(
-                            f"application {config.name!r} runs in namespace {application.scope.namespace!r}: undeploy "
-                            "it there first, or choose another name"
-                        )
-                    missing = [each.name for each in config.components if each.name not in components]
-                    if missing:
-                        raise InvalidArgument(f"the component {', '.join(map(repr, missing))} was not uploaded")
-                    loaded = {name: await self._types.load(path, scope) for name, path in components.items()}
-                    await self._deploy(application, config.supervisor, loaded)
-                finally:
-                    if application.version == 0:
-                        self._applications.pop(key, None)
-        except PlexSpacesError as error:
-            self._events.emit(ApplicationRefused(scope, config.name, error.code, error.message))
-            raise
-        self._events.emit(ApplicationDeployed(scope, config.name, application.version, application.changes))
-        return self._status(application)
+
+        def refused(code: str, message: str) -> Event:
+            return ApplicationRefused(scope, config.name, code, message)
+
+        def find() -> Application:
+            application = self._applications.setdefault(key, Application(scope, config.name, "application"))
+            if application.scope != scope:
+                raise Conflict(
+                    f"application {config.name!r} runs in namespace {application.scope.namespace!r}: undeploy "
+                    "it there first, or choose another name"
+                )
+            return application
+
+        with self._telling(refused):
+            if key in self._applications:
+                find()
+            missing = [each.name for each in config.components if each.name not in components]
+            if missing:
+                raise InvalidArgument(f"the component {', '.join(map(repr, missing))} was not uploaded")
+            # Nothing is changed yet: whoever goes away while they are compiled has changed his mind.
+            loaded = {name: await self._types.load(path, scope) for name, path in components.items()}
+            pins = await self._kept.keep({loaded[name].hash: path for name, path in components.items()})
+
+        async def deploy() -> ApplicationStatus:
+            with self._telling(refused), pins:
+                async with self._alone(find) as application:
+                    try:
+                        await self._deploy(application, config.supervisor, loaded)
+                        self._keep(application, config.text)
+                    finally:
+                        if application.version == 0:
+                            del self._applications[key]
+                    self._events.emit(
+                        ApplicationDeployed(scope, config.name, application.version, application.changes)
+                    )
+                    return self._status(application)
+
+        return await self._to_its_end(deploy())
 
     def applications(self, tenant: str, namespace: str | None = None) -> list[ApplicationStatus]:
         """A tenant's applications, by name."""
@@ -342,11 +428,13 @@ class Applications:
             NotFound
             HandlerCrashed: an actor's `init` failed; the node goes on trying.
         """
-        application = self._application(tenant, name)
-        async with application.lock:
-            await self._stop(application)
-            await self._restart(application)
-        return self._status(application)
+        async def restart() -> ApplicationStatus:
+            async with self._alone(partial(self._application, tenant, name)) as application:
+                await self._stop(application)
+                await self._begin_anew(application)
+                return self._status(application)
+
+        return await self._to_its_end(restart())
 
     async def undeploy_application(self, tenant: str, name: str) -> None:
         """Stop an application and forget it.
@@ -354,13 +442,14 @@ class Applications:
         Raises:
             NotFound
         """
-        application = self._application(tenant, name)
-        async with application.lock:
-            await self._stop(application)
-            self._applications.pop((tenant, name), None)
-            for type_ in self._types.of_owner(application):
-                self._drop(type_.scope, type_.name)
-        self._events.emit(ApplicationStopped(application.scope, name, "undeployed"))
+        async def undeploy() -> None:
+            async with self._alone(partial(self._application, tenant, name)) as application:
+                await self._stop(application)
+                await self._forget_types(application.scope, self._drop(application))
+                del self._applications[tenant, name]
+            self._events.emit(ApplicationStopped(application.scope, name, "undeployed"))
+
+        await self._to_its_end(undeploy())
 
     def _application(self, tenant: str, name: str) -> Application:
         application = self._applications.get((tenant, name))
@@ -368,79 +457,332 @@ class Applications:
             raise NotFound(f"there is no application {name!r}", application=name)
         return application
 
+    # -- one change at a time, each to its end ------------------------------------------------------------
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Make a change that goes on even if whoever asked for it goes away."""
+        task = self._work_on(change)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.add_done_callback(self._unheard)
+            raise
+        return task.result()
+
+    def _work_on(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._loop.create_task(change)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    def _unheard(self, task: asyncio.Task[Any]) -> None:
+        """Who asked for a change has gone away: why it was refused is nobody's business, a fault of ours still is."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, PlexSpacesError):
+            self._loop.call_exception_handler({"message": "a change failed", "exception": error, "task": task})
+
+    @asynccontextmanager
+    async def _alone(self, find: Callable[[], Application]) -> AsyncIterator[Application]:
+        """What `find` finds, with nobody else at work on it.  Whoever was may have removed it: then it is looked for
+        again."""
+        while True:
+            application = find()
+            async with application.lock:
+                if find() is application:
+                    yield application
+                    return
+
+    @contextmanager
+    def _telling(self, refused: Callable[[str, str], Event]) -> Iterator[None]:
+        """Tell the operator of what is refused, by code and message."""
+        try:
+            yield
+        except PlexSpacesError as error:
+            self._events.emit(refused(error.code, error.message))
+            raise
+
+    # -- what comes back after a restart of the node ------------------------------------------------------
+
+    def _keep(self, application: Application, config: str) -> None:
+        """What runs now is what is to run after a restart: to be called in the synchronous section in which it has
+        become so."""
+        application.unrestored = None
+        self._kept.put(
+            Record(
+                application.scope,
+                application.kind,
+                application.name,
+                config,
+                dict(application.components),
+                application.version,
+                {
+                    type_.name: type_.deployment.version
+                    for type_ in self._types.of_owner(application)
+                    if not type_.implied_by
+                },
+            )
+        )
+
+    def _drop(self, application: Application) -> list[str]:
+        """It is not to come back, with whatever was spawned or stopped in it; the types it had."""
+        names = [type_.name for type_ in self._types.of_owner(application)]
+        kept = application.unrestored.versions if application.unrestored is not None else ()
+        self._kept.drop(application.scope, application.kind, application.name, {*names, *kept})
+        return names
+
+    async def restore(self, within_s: float) -> None:
+        """Bring back what was deployed in an earlier life of the node, in the order in which it was deployed first.
+
+        Returns when each has started or failed, or has been starting for `within_s` seconds; those after it, and the
+        node, do not wait longer.  Nothing of it is deleted in any case.
+        """
+        restored = []
+        for record in self._kept.records():
+            application = Application(record.scope, record.name, record.kind)
+            application.version = record.version
+            application.components = dict(record.components)
+            application.unrestored = record
+            application.state = State.RESTARTING
+            application.respawns = True
+            if record.kind == APPLICATION:
+                self._applications[record.scope.tenant, record.name] = application
+            else:
+                self._deployments[record.scope, record.name] = application
+            restored.append(application)
+        for application in restored:
+            try:
+                components = await self._found(application)
+            except PlexSpacesError as error:
+                self._not_restored(application, error)
+                continue
+            # Only from here on, so that whoever asks for one of its actors hears that it is starting.
+            started = self._work_on(self._restore_alone(application, components))
+            started.add_done_callback(self._unheard)
+            await asyncio.wait((started,), timeout=within_s)
+
+    async def _found(self, application: Application) -> dict[str, Component]:
+        """The components of an application that is to be restored."""
+        assert application.unrestored is not None
+        return {
+            name: await self._types.load(await self._kept.component(hash_), application.scope)
+            for name, hash_ in application.unrestored.components.items()
+        }
+
+    async def _restore_alone(self, application: Application, components: Mapping[str, Component] | None = None) -> None:
+        async with application.lock:
+            # Whoever was at work on it may have deployed, stopped or restarted it.
+            if application.state is State.RESTARTING and application.unrestored is not None:
+                await self._restore(application, components)
+
+    async def _restore(
+        self, application: Application, components: Mapping[str, Component] | None = None
+    ) -> PlexSpacesError | None:
+        """Lay out and start what the record says; the error is why it does not run, which has been said."""
+        record = application.unrestored
+        if record is None or self.closing:
+            return None
+        try:
+            if components is None:
+                components = await self._found(application)
+            draft = self._draft(application, self._parse(record), components)
+        except PlexSpacesError as error:
+            self._not_restored(application, error)
+            return error
+        for name, type_ in draft.types.items():
+            version = record.versions.get(name, 1)
+            type_.deployment = replace(type_.deployment, version=version, replaced=version > 1)
+        self._adopt(draft, {})
+        application.top = draft.specs[0][0]
+        application.unrestored = None
+        try:
+            await self._begin(application)
+        except HandlerCrashed as error:
+            self._fail(application)
+            return error
+        except Unavailable as error:
+            # The node is stopping.
+            return error
+        self._events.emit(
+            DeploymentRestored(application.scope, application.kind, application.name, application.version)
+        )
+        await self._respawn(application)
+        return None
+
+    def _parse(self, record: Record) -> SupervisorConfig:
+        if record.kind == APPLICATION:
+            config = appconfig.parse(record.config, limits=self._limits, facet_types=self._facets.parsers)
+            return config.supervisor
+        wanted = DeployConfig.parse(orjson.loads(record.config), self._types.interfaces)
+        return SupervisorConfig(children=(_lone_child(record.name, wanted),))
+
+    def _not_restored(self, application: Application, error: PlexSpacesError) -> None:
+        application.last_exit = exits.crashed(error.code, error.message)
+        application.state = State.FAILED
+        delay_s = 0.0
+        if not isinstance(error, CallerError) and not self.closing:
+            delay_s, application.failures = application.failures.again(self._now_s())
+            application.next_start_ms = self._clock.now_ns() // 1_000_000 + int(delay_s * 1000)
+            application.timer = self._loop.call_later(delay_s, self._again, application)
+        self._events.emit(
+            RestoreFailed(
+                application.scope, application.kind, application.name, error.code, error.message, delay_s
+            )
+        )
+
+    def _why_not(self, application: Application) -> Unavailable:
+        reason = application.last_exit.message if application.last_exit is not None else ""
+        return Unavailable(f"{application.title} could not be restored: {reason}")
+
+    async def _respawn(self, application: Application) -> None:
+        """Start the actors again that operators had spawned, once."""
+        if not application.respawns:
+            return
+        application.respawns = False
+        types = [type_.name for type_ in self._types.of_owner(application)]
+        for address, args in self._kept.spawned(application.scope, types):
+            type_ = self._types.get(address.scope, address.type)
+            if type_ is None or type_.home.live is None or self.forest.places.get(address) is not None:
+                continue
+            try:
+                await self._answered(partial(self._add, type_, address, type_.home.live, args))
+            except PlexSpacesError as error:
+                self._events.emit(SpawnedNotRestored(address, error.code, error.message))
+
+    async def _begin_anew(self, application: Application) -> None:
+        """Start a tree that is down by command: with everything that was stopped in it, without what was spawned."""
+        if application.unrestored is not None:
+            if (error := await self._restore(application)) is not None:
+                raise error
+            return
+        self._kept.forget_actors(application.scope, [type_.name for type_ in self._types.of_owner(application)])
+        await self._restart(application)
+
     # -- deploying ----------------------------------------------------------------------------------------
 
     async def _deploy(
         self, application: Application, wanted: SupervisorConfig, components: Mapping[str, Component]
     ) -> None:
+        self._refuse_if_closing()
+        down = application.state in (State.FAILED, State.RESTARTING)
+        if application.state is State.RESTARTING:
+            # Nothing of it is up: another version need not wait for what this one takes so long to start.
+            await self._stop(application)
         draft = self._draft(application, wanted, components)
-        if application.version == 0 or application.top.live is None:
-            await self._first(application, draft)
+        if application.top.live is None:
+            await self._first(application, draft, down=down)
         else:
-            await self._change(application, draft)
+            try:
+                await self._change(application, draft)
+            except Unavailable:
+                if application.top.live is not None or self.closing:
+                    raise
+                # It fell while it was being changed.
+                await self._first(application, self._draft(application, wanted, components), down=True)
         application.version += 1
         application.components = {name: component.hash for name, component in components.items()}
 
-    async def _first(self, application: Application, draft: _Draft) -> None:
-        """Start a tree where none is."""
+    async def _first(self, application: Application, draft: _Draft, *, down: bool) -> None:
+        """Start a tree where none is.
+
+        Args:
+            down: the application has failed, and is to be started again if it cannot be deployed.
+        """
         old = {type_.name: type_ for type_ in self._types.of_owner(application)}
         before = application.top
         self._cancel_start(application)
         self._adopt(draft, old)
         application.top = draft.specs[0][0]
+        self._kept.forget_stopped(application.scope, draft.types)
         try:
             await self._begin(application)
         except HandlerCrashed:
             application.top = before
-            for name in draft.types:
-                self._types.drop(application.scope, name)
+            await self._forget_types(application.scope, [name for name in draft.types if name not in old])
             for type_ in old.values():
                 self._types.put(type_)
-            if application.version:
-                # It was waiting for another try, and still is.
+            if down:
                 self._fail(application)
             raise
+        await self._forget_types(application.scope, [name for name in old if name not in draft.types])
+        await self._respawn(application)
         application.changes = tuple(f"started {name}" for name in draft.types)
 
     async def _change(self, application: Application, draft: _Draft) -> None:
         """Let a living tree become another."""
+        scope = application.scope
         old = {type_.name: type_ for type_ in self._types.of_owner(application)}
+        self._keep_implied(old.values(), draft)
         old_specs = [(branch, branch.spec) for branch in _branches(application.top)]
         old_details = self._details(application.top)
         changed = {
-            name: type_.code for name, type_ in draft.types.items() if name in old and old[name].code != type_.code
+            name: (old[name].code, type_.code)
+            for name, type_ in draft.types.items()
+            if name in old and old[name].code != type_.code
         }
-        scope = application.scope
-        await self._types.upgrade(changed, scope, self._spec_under)
+        new = [name for name in draft.types if name not in old]
+        # Before anything is waited for, so that nobody else takes the names.
+        for name in new:
+            self._types.put(draft.types[name])
+        try:
+            await self._types.upgrade(changed, scope, self._spec_under, self._renew)
+        except PlexSpacesError:
+            await self._forget_types(scope, new)
+            raise
         self._adopt(draft, {})
         try:
             await self._replace(draft.specs)
-        except PlexSpacesError:
-            for name in draft.types.keys() - old.keys():
-                self._types.drop(scope, name)
-            for type_ in old.values():
-                self._types.put(type_)
-            await self._replace(old_specs)
-            await self._types.upgrade({name: old[name].code for name in changed}, scope, self._spec_under)
+            await self._start_stopped(application, draft)
+        except PlexSpacesError as error:
+            await self._go_back(old_specs, old, changed, new, scope, error)
             raise
-        for name in old.keys() - draft.types.keys():
-            await self._end_all(scope, name)
-            self._drop(scope, name)
+        self._types.hand_over_runs(changed, scope)
+        gone = [name for name in old if name not in draft.types]
+        await self._forget_types(scope, gone)
         again = [
             name for name in draft.types if name in old_details and draft.details.get(name) != old_details.get(name)
         ]
         application.changes = (
-            *(f"stopped {name}" for name in old if name not in draft.types),
+            *(f"stopped {name}" for name in gone),
             *(f"started {name}" for name in draft.types if name not in old),
             *(f"upgraded {name}" for name in changed),
             *(f"restarted {name}" for name in again if name not in changed),
         )
-        await self._start_stopped(application, draft)
 
-    def _drop(self, scope: Scope, actor_type: str) -> None:
-        """Forget a type that is gone, and what its virtual actors had in mind."""
-        self._types.drop(scope, actor_type)
-        self._residents.forget(scope, actor_type)
+    async def _go_back(
+        self,
+        specs: list[tuple[Branch, SupervisorSpec]],
+        types: Mapping[str, ActorType],
+        changed: Mapping[str, tuple[Code, Code]],
+        new: list[str],
+        scope: Scope,
+        error: PlexSpacesError,
+    ) -> None:
+        """Undo a change as far as that can be done; `error` says how far, besides why."""
+        for type_ in types.values():
+            self._types.put(type_)
+        problems = []
+        try:
+            await self._replace(specs)
+        except PlexSpacesError as problem:
+            problems.append(problem.message)
+        await self._forget_types(scope, new)
+        before = {name: code for name, (code, _) in changed.items()}
+        problems.extend(await self._types.go_back(before, scope, self._spec_under, self._renew))
+        tell_more(error, problems)
+
+    async def _renew(self, actor: Actor) -> None:
+        await self.restart(actor.address)
+
+    async def _forget_types(self, scope: Scope, names: list[str]) -> None:
+        """End what still lives of types that are gone, because others have spawned it, and forget the types."""
+        for name in names:
+            if (type_ := self._types.get(scope, name)) is not None:
+                type_.leaving = True
+        for name in names:
+            for actor in self._registry.of_type(scope, name):
+                await self.stop(actor.address)
+            self._types.drop(scope, name)
+            self._residents.forget(scope, name)
 
     def _adopt(self, draft: _Draft, old: Mapping[str, ActorType]) -> None:
         for name in old.keys() - draft.types.keys():
@@ -451,12 +793,24 @@ class Applications:
             self._types.put(type_)
 
     async def _replace(self, specs: list[tuple[Branch, SupervisorSpec]]) -> None:
-        """Hand each supervisor its specification, from the top down; those that start meanwhile have it already."""
+        """Hand each supervisor its specification, from the top down; those that start meanwhile have it already.
+
+        All are handed it, even if one could not do as it was told: the first such error is raised in the end.
+        """
         for branch, spec in specs:
             branch.spec = spec
-        for branch, spec in specs:
-            if branch.live is not None and branch.live.core.spec is not spec:
-                await self._request(branch.live, partial(core.Replace, spec=spec))
+        errors: list[PlexSpacesError] = []
+        # First whoever goes, everywhere: a child that moves from one supervisor to another has but one name.
+        for make in (_without_the_gone, lambda _now, wanted: wanted):
+            for branch, wanted in specs:
+                if branch.live is None or (spec := make(branch.live.core.spec, wanted)) == branch.live.core.spec:
+                    continue
+                try:
+                    await self._answered(partial(branch.live.replace, spec))
+                except PlexSpacesError as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
 
     async def _start_stopped(self, application: Application, draft: _Draft) -> None:
         """A deployment brings up what an operator had stopped."""
@@ -466,11 +820,6 @@ class Applications:
                 live = type_.home.live
                 if live is not None and live.core.knows(type_.name):
                     await self._request(live, partial(core.RestartChild, child_id=type_.name))
-
-    async def _end_all(self, scope: Scope, actor_type: str) -> None:
-        """End what still lives of a type that is gone: actors that others have spawned."""
-        for actor in self._registry.of_type(scope, actor_type):
-            await self.stop(actor.address)
 
     def _spec_under(self, actor: Actor, code: Code) -> ActorSpec:
         """What a living actor would be under another code."""
@@ -509,7 +858,8 @@ class Applications:
         for child in wanted.children:
             content: Any
             if child.supervisor is not None:
-                content = self._branch_of(present.get(child.name), child.name)
+                pool = child.supervisor.strategy is Strategy.SIMPLE_ONE_FOR_ONE
+                content = self._branch_of(present.get(child.name), child.name, pool=pool)
                 self._lay_out(application, content, child.supervisor, components, draft)
             else:
                 dynamic = wanted.strategy is Strategy.SIMPLE_ONE_FOR_ONE
@@ -537,13 +887,20 @@ class Applications:
             ),
         )
 
-    def _branch_of(self, present: Any, name: str) -> Branch:
-        return present if isinstance(present, Branch) and present.live is not None else Branch(name, SupervisorSpec())
+    def _branch_of(self, present: Any, name: str, *, pool: bool) -> Branch:
+        """The branch of a supervisor that stays; another, which is started in its place, where it cannot go on."""
+        if (
+            isinstance(present, Branch)
+            and present.live is not None
+            and (present.spec.strategy is Strategy.SIMPLE_ONE_FOR_ONE) is pool
+        ):
+            return present
+        return Branch(name, SupervisorSpec())
 
     def _nursery(self, worker: Worker, child: ChildConfig, present: Mapping[str, Any], draft: _Draft) -> Branch:
         """The supervisor of a virtual type's actors, which come and go, and are nobody's business when they crash:
         the next message brings them back."""
-        branch = self._branch_of(present.get(child.name), child.name)
+        branch = self._branch_of(present.get(child.name), child.name, pool=True)
         template = ChildSpec(child.name, worker, RestartPolicy.TEMPORARY, child.shutdown_s)
         draft.specs.append((branch, SupervisorSpec(Strategy.SIMPLE_ONE_FOR_ONE, children=(template,))))
         draft.types[child.name].home = branch
@@ -562,9 +919,15 @@ class Applications:
         if child.name in draft.types:
             raise Conflict(f"two children are called {child.name!r}: an actor type is what its child is called")
         self._types.check_free(scope, child.name, application)
-        facets = self._facets.parse_all(child.facets)
         role = choose_role(component.description, child.name, child.role)
         described = component.description["roles"][role]
+        # What the author declares holds where the configuration says nothing else.
+        named = {facet.type for facet in child.facets}
+        declared = tuple(FacetConfig(name, None, {}) for name in described.get("facets", ()) if name not in named)
+        child = replace(child, facets=(*child.facets, *declared))
+        if described.get("behaviour") == _WORKFLOW_BEHAVIOUR:
+            child = replace(child, facets=_with_workflow(child.facets, described))
+        facets = self._facets.parse_all(child.facets)
         _check_behaviour(child, described)
         loaded = component.program.loaded
         code = Code(
@@ -576,9 +939,11 @@ class Applications:
             ).decode(),
             capabilities=child.capabilities,
             labels=dict(child.labels),
+            shares_keys=child.shared_keys,
             component=component,
         )
         before = self._types.get(scope, child.name)
+        version = _next_version(application, child.name, before, code)
         draft.types[child.name] = ActorType(
             scope=scope,
             name=child.name,
@@ -592,8 +957,8 @@ class Applications:
                 imports=tuple(loaded.audit.imports),
                 roles=tuple(component.description["roles"]),
                 handlers=described["handlers"],
-                version=_next_version(application, before, code),
-                replaced=before is not None,
+                version=version,
+                replaced=before is not None or version > 1,
             ),
             home=home,
             virtual=any(facet.name == _VIRTUAL for facet in facets),
@@ -621,6 +986,7 @@ class Applications:
         Raises:
             HandlerCrashed: it could not start, and nothing of it lives.
         """
+        self._refuse_if_closing()
         application.state = State.STARTING
         application.failures = replace(application.failures, started_s=self._now_s())
         starting = application.starting = self._loop.create_future()
@@ -631,6 +997,10 @@ class Applications:
             raise HandlerCrashed(
                 f"{application.title} could not start: {failed.message or failed.text}", exit=failed.text
             )
+
+    def _refuse_if_closing(self) -> None:
+        if self.closing:
+            raise Unavailable("the node is stopping")
 
     def _plant(self, application: Application) -> None:
         top = application.top
@@ -648,6 +1018,11 @@ class Applications:
         starting, application.starting = application.starting, None
         match report:
             case core.Started():
+                if application.state is State.STOPPING:
+                    # Told to stop while it started: it is about to.
+                    if starting is not None:
+                        starting.set_result(None)
+                    return
                 application.state = State.RUNNING
                 application.next_start_ms = 0
                 if starting is not None:
@@ -657,6 +1032,8 @@ class Applications:
                         ApplicationRestarted(application.scope, application.name, application.restarts)
                     )
                 self._activate_eager(application)
+                if application.respawns and application.unrestored is None and starting is None:
+                    self._work_on(self._respawn(application)).add_done_callback(self._unheard)
                 return
             case core.StartFailed(_, exit_):
                 application.last_exit = exit_
@@ -668,8 +1045,6 @@ class Applications:
             starting.set_result(application.last_exit)
         elif application.state is State.STOPPING:
             application.state = State.STOPPED
-        elif self.closing:
-            pass
         elif isinstance(report, core.StartFailed) or not report.exit.orderly or (live and live.gave_up):
             self._fail(application)
         else:
@@ -677,11 +1052,15 @@ class Applications:
             self._events.emit(
                 ApplicationStopped(application.scope, application.name, f"its supervisor ended ({report.exit.text})")
             )
-        if application.ending is not None and not application.ending.done():
-            application.ending.set_result(None)
+        ending, application.ending = application.ending, None
+        if ending is not None:
+            ending.set_result(None)
 
     def _fail(self, application: Application) -> None:
         """Start a failed application again, later."""
+        if self.closing:
+            application.state = State.STOPPED
+            return
         delay_s, application.failures = application.failures.again(self._now_s())
         application.state = State.FAILED
         application.next_start_ms = self._clock.now_ns() // 1_000_000 + int(delay_s * 1000)
@@ -693,6 +1072,9 @@ class Applications:
         application.timer = None
         application.state = State.RESTARTING
         application.restarts += 1
+        if application.unrestored is not None:
+            self._work_on(self._restore_alone(application)).add_done_callback(self._unheard)
+            return
         self._plant(application)
 
     async def _restart(self, application: Application) -> None:
@@ -710,39 +1092,39 @@ class Applications:
             application.timer = None
         application.next_start_ms = 0
 
-    async def _stop(self, application: Application, *, kill: bool = False) -> None:
+    async def _stop(self, application: Application) -> None:
         """End the tree and wait until nothing of it lives."""
         self._cancel_start(application)
         live = application.top.live
         if live is None:
             application.state = State.STOPPED
             return
+        # What has yet to come up has nothing to finish, and may take long to do so.
+        end = live.kill if application.state is State.RESTARTING else live.shutdown
         application.state = State.STOPPING
         if application.ending is None:
             application.ending = self._loop.create_future()
         ending = application.ending
-        if kill:
-            live.kill()
-        else:
-            live.shutdown()
-        try:
-            await asyncio.shield(ending)
-        finally:
-            if application.ending is ending and ending.done():
-                application.ending = None
+        end()
+        # The node's end may wait for the same.
+        await asyncio.shield(ending)
 
     async def close(self, within_s: float) -> None:
         """Stop every application, at the same time; what has not ended after `within_s` seconds is killed."""
         self.closing = True
+        self._types.close()
+        deadline_s = self._loop.time() + max(within_s, _CLOSE_S_MIN)
         everything = [*self._applications.values(), *self._deployments.values()]
-        stops = [asyncio.ensure_future(self._stop(application)) for application in everything]
-        if not stops:
-            return
-        await asyncio.wait(stops, timeout=max(within_s, 0.05))
+        stops = {asyncio.ensure_future(self._stop(application)) for application in everything}
+        if stops:
+            await asyncio.wait(stops, timeout=deadline_s - self._loop.time())
         for application in everything:
             if application.top.live is not None:
                 application.top.live.kill()
         await asyncio.gather(*stops)
+        # Nothing lives, and nothing begins: what changes are still under way come to their end by themselves.
+        if self._work:
+            await asyncio.wait(self._work, timeout=max(_CLOSE_S_MIN, deadline_s - self._loop.time()))
 
     # -- actors -------------------------------------------------------------------------------------------
 
@@ -753,7 +1135,7 @@ class Applications:
             LimitExceeded: the tenant has as many actors as it may.
         """
         type_ = self._types.get(scope, text.partition("/")[0])
-        if type_ is None or not type_.virtual or type_.home.live is None or self.closing:
+        if type_ is None or not type_.virtual or type_.leaving or type_.home.live is None or self.closing:
             return None
         return self._activate(type_, Address.parse(scope, text), None)
 
@@ -778,7 +1160,8 @@ class Applications:
                     self._activate(type_, Address(type_.scope, type_.name), None)
 
     async def spawn(self, address: Address, args: Mapping[str, Any] | None = None) -> None:
-        """Start an actor of a deployed type under a key of its own, and wait until it is up.
+        """Start an actor of a deployed type under a key of its own, and wait until it is up.  It comes back after a
+        restart of the node, unless it has ended for good before.
 
         Raises:
             NotFound: the type is not deployed.
@@ -786,19 +1169,19 @@ class Applications:
             HandlerCrashed: its `init` failed.
         """
         type_ = self._types.get(address.scope, address.type)
-        if type_ is None:
+        if type_ is None or type_.leaving:
             raise NotFound(f"actor type {address.type!r} is not deployed in namespace {address.scope.namespace!r}")
         home = type_.home.live
         if home is None:
             raise self._absent(type_, address)
-        done: asyncio.Future[PlexSpacesError | None] = self._loop.create_future()
-        self._add(
-            type_, address, home, None if args is None else orjson.dumps(args).decode(),
-            lambda error: None if done.done() else done.set_result(error),
-        )  # fmt: skip
-        error = await done
-        if error is not None:
-            raise error
+        text = None if args is None else orjson.dumps(args).decode()
+
+        async def spawn() -> None:
+            await self._answered(partial(self._add, type_, address, home, text))
+            if self._registry.find(address.scope, address.text) is not None and not type_.virtual:
+                self._kept.put_spawned(address, text)
+
+        await self._to_its_end(spawn())
 
     def spawn_from(
         self,
@@ -818,6 +1201,8 @@ class Applications:
         """
         scope = parent.address.scope
         type_ = self._types.get(scope, actor_type) or self._implied(parent, actor_type)
+        if type_.leaving:
+            raise ActorNotFound(f"actor type {actor_type!r} is being undeployed", actor_type=actor_type)
         address = Address.parse(scope, f"{actor_type}/{key or self._ids.next('a')}")
         place = self.forest.places.get(parent.address)
         if place is None:
@@ -865,18 +1250,37 @@ class Applications:
                 f"{parent.address.type!r} has no such role in its component",
                 actor_type=role,
             )
-        described = mine.code.component.description["roles"][role]
-        type_ = replace(
-            mine,
-            name=role,
-            code=replace(mine.code, role=role, args="{}"),
-            deployment=replace(
-                mine.deployment, actor_type=role, handlers=described["handlers"], version=1, replaced=False
-            ),
-            virtual=False,
-        )
+        type_ = self._type_of_role(mine, role, None)
         self._types.put(type_)
         return type_
+
+    def _type_of_role(self, mine: ActorType, role: str, before: ActorType | None) -> ActorType:
+        code = replace(mine.code, role=role, args="{}")
+        return replace(
+            mine,
+            name=role,
+            code=code,
+            deployment=replace(
+                mine.deployment,
+                actor_type=role,
+                handlers=code.component.description["roles"][role]["handlers"],
+                version=_next_version(mine.owner, role, before, code),
+                replaced=before is not None,
+            ),
+            virtual=False,
+            implied_by=mine.implied_by or mine.name,
+        )
+
+    def _keep_implied(self, types: Iterable[ActorType], draft: _Draft) -> None:
+        """Types that came to be by being spawned stay for as long as the type that implied them has such a role."""
+        for type_ in types:
+            mine = draft.types.get(type_.implied_by)
+            if (
+                mine is not None
+                and type_.name not in draft.types
+                and type_.name in mine.code.component.description["roles"]
+            ):
+                draft.types[type_.name] = self._type_of_role(mine, type_.name, type_)
 
     async def stop(self, address: Address, *, kill: bool = False) -> None:
         """End an actor and wait until it is gone: for good, or until it is restarted by command.
@@ -889,6 +1293,28 @@ class Applications:
                 place.supervisor, lambda ref: core.TerminateChild(ref, place.child_id, brutal=kill), missing_ok=True
             )
 
+    async def stop_for_good(self, address: Address, *, kill: bool = False) -> None:
+        """End an actor by an operator's command: it stays down, also after a restart of the node, until it is restarted
+        by command or deployed."""
+
+        async def stop() -> None:
+            await self.stop(address, kill=kill)
+            # Somebody may have started it again meanwhile.
+            if self._is_declared(address) and self._registry.find(address.scope, address.text) is None:
+                self._kept.put_stopped(address)
+
+        await self._to_its_end(stop())
+
+    def _is_declared(self, address: Address) -> bool:
+        """Whether it is an actor that starts with its supervisor."""
+        type_ = self._types.get(address.scope, address.type)
+        return (
+            type_ is not None
+            and not type_.virtual
+            and not self._is_pool(type_)
+            and any(each.id == address.text for each in type_.home.spec.children)
+        )
+
     async def restart(self, address: Address) -> None:
         """End an actor, if it lives, and start it again; one that was stopped, too.
 
@@ -898,30 +1324,58 @@ class Applications:
         """
         place = self.forest.places.get(address)
         if place is None:
-            await self._start_forgotten(address)
+            lone = self._deployments.get((address.scope, address.type))
+            if lone is not None and lone.unrestored is not None:
+                await self._to_its_end(self._restart_lone(lone))
+            else:
+                await self._start_forgotten(address)
             return
-        supervisor, child_id = place.supervisor, place.child_id
-        worker, capabilities = place.worker, place.capabilities
+        supervisor, child_id, capabilities = place.supervisor, place.child_id, place.capabilities
+        spec = supervisor.core.child(child_id)
         await self._request(supervisor, lambda ref: core.TerminateChild(ref, child_id), missing_ok=True)
         if supervisor.core.knows(child_id):
             await self._request(supervisor, lambda ref: core.RestartChild(ref, child_id))
             return
         # A temporary one is forgotten when it ends: it is started as if it were new.
         type_ = self._types.get(address.scope, address.type)
-        if type_ is None or type_.virtual:
+        if spec is None or type_ is None or type_.virtual or type_.leaving:
             return
-        done: asyncio.Future[PlexSpacesError | None] = self._loop.create_future()
-        supervisor.add(
-            ChildSpec(child_id, worker, RestartPolicy.TEMPORARY),
-            lambda error: None if done.done() else done.set_result(error),
-            capabilities=capabilities,
-        )
-        error = await done
-        if error is not None:
-            raise error
+        await self._answered(partial(supervisor.add, spec, capabilities=capabilities))
+
+    async def _restart_lone(self, application: Application) -> None:
+        """Try again to bring back a type that was deployed on its own."""
+        async with application.lock:
+            if application.unrestored is not None and application.state is State.FAILED:
+                self._cancel_start(application)
+                if (error := await self._restore(application)) is not None:
+                    raise error
+
+    async def bring_up(self, address: Address) -> None:
+        """Let an actor live that is down, and first its application, where that has failed and waits.
+
+        Raises:
+            ActorNotFound
+            HandlerCrashed: its `init` failed, or that of another of its application.
+        """
+        type_ = self._types.get(address.scope, address.type)
+        if type_ is not None and type_.owner.state is State.FAILED:
+            await self._to_its_end(self._restart_failed(type_.owner))
+        # A virtual actor lives by being named.
+        if self._registry.resolve(address.scope, address.text) is None:
+            await self.restart(address)
+
+    async def _restart_failed(self, application: Application) -> None:
+        async with application.lock:
+            if application.state is not State.FAILED:
+                return
+            self._cancel_start(application)
+            if application.unrestored is None:
+                await self._restart(application)
+            elif (error := await self._restore(application)) is not None:
+                raise error
 
     async def _start_forgotten(self, address: Address) -> None:
-        """Start a declared actor that its supervisor has forgotten because it is temporary.
+        """Start a declared actor that nobody remembers: its supervisor has forgotten it, because it is temporary.
 
         Raises:
             ActorNotFound: there is no such actor.
@@ -932,11 +1386,11 @@ class Applications:
         if home is None or not declared or type_ is None or type_.virtual or self._is_pool(type_):
             raise self.absent(address)
         (spec,) = declared
-        done: asyncio.Future[PlexSpacesError | None] = self._loop.create_future()
-        home.add(spec, lambda error: None if done.done() else done.set_result(error))
-        error = await done
-        if error is not None:
-            raise error
+        if home.core.knows(spec.id):
+            # It never came up: somebody else had its name then, or it was to stay down.
+            await self._request(home, partial(core.RestartChild, child_id=spec.id))
+        else:
+            await self._answered(partial(home.add, spec))
 
     def place(self, address: Address) -> Place | None:
         """What is remembered of an actor across its incarnations."""
@@ -950,6 +1404,10 @@ class Applications:
             if live is None or live.core.state is not core.State.RUNNING:
                 # Its supervisor, or one further up, is ending or about to start again.
                 return self._absent(type_, address)
+        for application in (*self._applications.values(), *self._deployments.values()):
+            record = application.unrestored
+            if record is not None and record.scope == address.scope and address.type in record.versions:
+                return self._why_not(application)
         return ActorNotFound(
             f"there is no actor {address.text!r} in namespace {address.scope.namespace!r}", actor=address.text
         )
@@ -966,10 +1424,18 @@ class Applications:
     async def _request(
         self, supervisor: Supervisor, make: Callable[[int], core.Message], *, missing_ok: bool = False
     ) -> None:
+        try:
+            await self._answered(partial(supervisor.request, make))
+        except (NotFound, Unavailable):
+            if not missing_ok:
+                raise
+
+    async def _answered(self, ask: Callable[[Callable[[PlexSpacesError | None], None]], object]) -> None:
+        """Wait for the answer to what `ask` asks; an error is raised."""
         done: asyncio.Future[PlexSpacesError | None] = self._loop.create_future()
-        supervisor.request(make, lambda error: None if done.done() else done.set_result(error))
+        ask(lambda error: None if done.done() else done.set_result(error))
         error = await done
-        if error is not None and not (missing_ok and isinstance(error, NotFound | Unavailable)):
+        if error is not None:
             raise error
 
     def _now_s(self) -> float:
@@ -990,6 +1456,13 @@ class Applications:
             actors=sum(1 for _ in _living(live)) if live is not None else 0,
             components=dict(application.components),
             changes=application.changes,
+        )
+
+    def namespaces(self, tenant: str) -> list[str]:
+        """Where a tenant has something deployed."""
+        everything = (*self._applications.values(), *self._deployments.values())
+        return sorted(
+            {each.scope.namespace for each in everything if each.scope.tenant == tenant and each.version}
         )
 
     def tree(self, tenant: str, namespace: str | None = None) -> list[TreeNode]:
@@ -1029,11 +1502,20 @@ def _lone_child(actor_type: str, wanted: DeployConfig) -> ChildConfig:
     )
 
 
-def _next_version(application: Application, before: ActorType | None, code: Code) -> int:
+def _next_version(application: Application, name: str, before: ActorType | None, code: Code) -> int:
     """Each deployment of a lone type is a version of it, even of the same code."""
     if before is None:
-        return 1
+        kept = application.unrestored.versions if application.unrestored is not None else {}
+        return kept.get(name, 0) + 1
     return before.deployment.version + (application.kind == "deployment" or before.code != code)
+
+
+def _without_the_gone(now: SupervisorSpec, wanted: SupervisorSpec) -> SupervisorSpec:
+    """What a supervisor is told now, less the children that it is not to have."""
+    if Strategy.SIMPLE_ONE_FOR_ONE in (now.strategy, wanted.strategy):
+        return now
+    stays = {child.id for child in wanted.children}
+    return replace(now, children=tuple(child for child in now.children if child.id in stays))
 
 
 def _branches(top: Branch) -> Iterator[Branch]:
@@ -1048,6 +1530,15 @@ def _living(supervisor: Supervisor) -> Iterator[Place]:
     yield from (place for place in supervisor.places.values() if place.actor is not None)
     for branch in supervisor.branches.values():
         yield from _living(branch)
+
+
+def _with_workflow(facets: tuple[FacetConfig, ...], described: Mapping[str, Any]) -> tuple[FacetConfig, ...]:
+    """The facets of a workflow: it exists by being named, survives the node, and knows its runs, signals and queries
+    from other messages."""
+    given = tuple(facet for facet in facets if facet.type != workflow.NAME)
+    named = {facet.type for facet in given}
+    implied = tuple(FacetConfig(name) for name in (_VIRTUAL, "durability") if name not in named)
+    return (*given, *implied, FacetConfig(workflow.NAME, None, workflow.describe_kinds(described)))
 
 
 def _check_behaviour(child: ChildConfig, described: Mapping[str, Any]) -> None:

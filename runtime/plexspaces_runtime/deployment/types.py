@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..actors import exits
 from ..actors.actor import Actor, ActorSpec, Run
 from ..actors.guest import Failure, Result, Trapped
 from ..actors.registry import Registry
 from ..config import Limits
-from ..errors import Conflict, InvalidComponent
+from ..errors import Conflict, InvalidComponent, PlexSpacesError, Unavailable
 from ..events import ActorUpgraded, EventBus, UpgradeRefused
 from ..scheduler import Scheduler
 from ..scope import Address, Scope
@@ -48,6 +49,7 @@ class Code:
         facets: for `init`, a JSON object.
         capabilities: WIT interfaces its actors may call; None for all.
         labels: what the registry finds them by.
+        shares_keys: they have one key-value space together.
     """
 
     component_hash: str
@@ -56,6 +58,7 @@ class Code:
     facets: str
     capabilities: frozenset[str] | None
     labels: Mapping[str, str]
+    shares_keys: bool
     component: Component = field(compare=False)
 
 
@@ -66,6 +69,8 @@ class ActorType:
     Attributes:
         home: the supervisor under which its actors live.
         virtual: its actors exist by being named.
+        implied_by: the type whose actors have spawned it as another role of their component; "" if it is deployed.
+        leaving: those of its actors that still live are being ended; it keeps its name until none does.
     """
 
     scope: Scope
@@ -75,6 +80,8 @@ class ActorType:
     deployment: Deployment
     home: Branch
     virtual: bool = False
+    implied_by: str = ""
+    leaving: bool = False
 
 
 class Types:
@@ -101,6 +108,9 @@ class Types:
         self._limits = limits
         self._loop = loop
         self._types: dict[tuple[Scope, str], ActorType] = {}
+        # Instances that say what they are, and who waits to hear it.
+        self._describing: dict[Actor, asyncio.Future[Result]] = {}
+        self._closed = False
 
     @property
     def interfaces(self) -> frozenset[str]:
@@ -178,10 +188,21 @@ class Types:
             facets=code.facets,
             capabilities=capabilities,
             labels=code.labels,
+            shares_keys=code.shares_keys,
         )
+
+    def close(self) -> None:
+        """No component is loaded any more, and none of those being loaded lives."""
+        self._closed = True
+        for actor, done in tuple(self._describing.items()):
+            if not done.done():
+                done.set_exception(_closing())
+            self._scheduler.kill(actor)
 
     async def _describe(self, program: Program, scope: Scope) -> str:
         """Run the component's `describe` in an instance that can reach nothing."""
+        if self._closed:
+            raise _closing()
         spec = ActorSpec(
             new_guest=lambda: self._sandbox.instance(program, self._limits),
             component_hash=program.loaded.hash,
@@ -190,8 +211,15 @@ class Types:
         )
         actor = Actor(Address(scope, "describe"), spec, lambda _actor, _exit: None, started_ms=0)
         done: asyncio.Future[Result] = self._loop.create_future()
+        self._describing[actor] = done
         self._scheduler.describe(actor, lambda result: None if done.done() else done.set_result(result))
-        match await done:
+        try:
+            result = await done
+        finally:
+            # Whoever waited may have gone away.
+            del self._describing[actor]
+            self._scheduler.kill(actor)
+        match result:
             case str(text):
                 return text
             case Trapped(exit_):
@@ -201,39 +229,113 @@ class Types:
 
     # -- new code for living actors -----------------------------------------------------------------------
 
-    async def upgrade(self, changes: Mapping[str, Code], scope: Scope, spec_of: Any) -> None:
+    async def upgrade(
+        self,
+        changes: Mapping[str, tuple[Code, Code]],
+        scope: Scope,
+        spec_of: Callable[[Actor, Code], ActorSpec],
+        renew: Callable[[Actor], Awaitable[None]],
+    ) -> None:
         """Let all living actors of some types go on with other code, or none of them.
 
         Args:
-            changes: the new code by type.
-            spec_of: gives an actor's specification under a code.
+            changes: the present and the other code by type.
+            spec_of: gives a living actor's specification under a code.
+            renew: see `go_back`.
 
-        Returns with every actor of these types at the new code, so that the types can be changed at once.
+        Returns with every actor of these types at the other code, so that the types can be changed at once.
 
         Raises:
-            Conflict: one could not take over its state; all are at the old code again.
+            Conflict: one could not take over its state; all are at the present code again, and the message says who
+                lost his state on the way back.
         """
-        done: list[tuple[Actor, ActorSpec]] = []
-        changed: set[Actor] = set()
-        # Until none is left: others may start with the old code meanwhile.
-        while stale := [
-            actor for name in changes for actor in self._registry.of_type(scope, name) if actor not in changed
-        ]:
+        # By identity, because a successor takes what waits in the mailbox: it is at the other code too.
+        others: dict[int, ActorSpec] = {}
+        seen: set[Actor] = set()
+        # Until none is left: more may start with the present code meanwhile.
+        while stale := self._living(changes, scope, lambda actor: actor not in seen and id(actor.spec) not in others):
             for actor in stale:
-                changed.add(actor)
-                before = actor.spec
-                error = await self._go_over(actor, spec_of(actor, changes[actor.address.type]))
+                if not actor.alive:
+                    continue
+                seen.add(actor)
+                _, code = changes[actor.address.type]
+                spec = spec_of(actor, code)
+                others[id(spec)] = spec
+                error = await self._go_over(actor, spec)
                 if error is not None and actor.alive:
-                    self._events.emit(
-                        UpgradeRefused(actor.address, changes[actor.address.type].component_hash, str(error))
-                    )
-                    for other, old in reversed(done):
-                        await self._go_over(other, old)
+                    self._events.emit(UpgradeRefused(actor.address, code.component_hash, str(error)))
+                    before = {name: present for name, (present, _) in changes.items()}
+                    tell_more(error, await self.go_back(before, scope, spec_of, renew))
                     raise error
-                if error is None:
-                    done.append((actor, before))
-        for actor, _ in done:
+        for actor in self._living(changes, scope, lambda each: id(each.spec) in others):
             self._events.emit(ActorUpgraded(actor.address, actor.spec.component_hash))
+
+    async def go_back(
+        self,
+        codes: Mapping[str, Code],
+        scope: Scope,
+        spec_of: Callable[[Actor, Code], ActorSpec],
+        renew: Callable[[Actor], Awaitable[None]],
+    ) -> list[str]:
+        """Let all living actors of some types go back to the code that they were made from, after a change was refused.
+
+        Nobody stays behind: who cannot take his state back is started anew without it.
+
+        Args:
+            codes: by type.
+            renew: ends an actor and starts it again, from the code of its type.
+
+        Returns:
+            What is not as it was before, a phrase each.
+        """
+        problems: list[str] = []
+        seen: set[Actor] = set()
+
+        def is_astray(actor: Actor) -> bool:
+            return actor not in seen and not _is_made_from(actor.spec, spec_of(actor, codes[actor.address.type]))
+
+        while astray := self._living(codes, scope, is_astray):
+            for actor in astray:
+                seen.add(actor)
+                if not actor.alive:
+                    continue
+                code = codes[actor.address.type]
+                error = await self._go_over(actor, spec_of(actor, code))
+                if error is None or not actor.alive:
+                    continue
+                self._events.emit(UpgradeRefused(actor.address, code.component_hash, str(error)))
+                problems.append(
+                    f"actor {actor.address.text!r} was started anew, because it could not take its state back"
+                )
+                try:
+                    await renew(actor)
+                except PlexSpacesError as problem:
+                    problems.append(problem.message)
+        return problems
+
+    def _living(self, types: Iterable[str], scope: Scope, wanted: Callable[[Actor], bool]) -> list[Actor]:
+        return [
+            actor
+            for name in types
+            for actor in self._registry.of_type(scope, name)
+            # Nobody waits for the end of a run; `hand_over_runs` sees to them.
+            if wanted(actor) and not actor.in_run
+        ]
+
+    def hand_over_runs(self, types: Iterable[str], scope: Scope) -> None:
+        """Let the runs of some types' workflows go on with the code that the types have now: what they did is given
+        to it again."""
+        for name in types:
+            type_ = self.get(scope, name)
+            for actor in self._registry.of_type(scope, name):
+                if type_ is None or actor.spec.component_hash == type_.code.component_hash:
+                    continue
+                if actor.in_run:
+                    self._scheduler.kill(actor, exits.SHUTDOWN)
+                    self._loop.call_soon(self._registry.resolve, scope, actor.address.text)
+                else:
+                    # Its run has ended meanwhile.
+                    self._scheduler.stop(actor, exits.SHUTDOWN)
 
     async def _go_over(self, actor: Actor, spec: ActorSpec) -> Exception | None:
         if actor.run is Run.NEW:
@@ -244,3 +346,18 @@ class Types:
         done: asyncio.Future[Exception | None] = self._loop.create_future()
         self._scheduler.upgrade(actor, spec, lambda error: None if done.done() else done.set_result(error))
         return await done
+
+
+def tell_more(error: Exception, problems: list[str]) -> None:
+    """Let an error say what is not as it was before, too."""
+    if problems and isinstance(error, PlexSpacesError):
+        error.message = f"{error.message}; and not all is as it was before: {'; '.join(problems)}"
+
+
+def _is_made_from(present: ActorSpec, wanted: ActorSpec) -> bool:
+    # Each specification has its own way to make an instance, which cannot be compared.
+    return replace(wanted, new_guest=present.new_guest) == present
+
+
+def _closing() -> Unavailable:
+    return Unavailable("the node is stopping")

@@ -15,12 +15,12 @@ from ..events import EventBus
 from ..scope import Address
 from .authorisation import AuthorisationType
 from .contained import Contained
-from .durability import DurabilityType
 from .kind import Chain, FacetContext, FacetType
 from .metrics import MetricsType
 from .rate_limit import RateLimitType
 from .settings import nearest
 from .virtual_actor import Residents, VirtualActorConfig, VirtualActorType
+from .workflow import NAME as WORKFLOW
 
 GROUP: Final = "plexspaces.facets"
 _SPELLINGS: Final = {"authorization": "authorisation"}
@@ -62,6 +62,8 @@ class FacetRegistry:
 
     Args:
         residents: keeps virtual actors.
+        durability: the type of facet that makes actors durable.
+        workflow: the type of facet that all workflows have; None for a node without any.
         entry_points: where custom ones come from; those of the installed packages by default.
 
     Raises:
@@ -71,10 +73,12 @@ class FacetRegistry:
     def __init__(
         self,
         residents: Residents,
+        durability: FacetType[Any],
         *,
         clock: Clock,
         events: EventBus,
         limits: Limits,
+        workflow: FacetType[Any] | None = None,
         entry_points: Iterable[EntryPoint] | None = None,
     ) -> None:
         self._clock = clock
@@ -82,11 +86,13 @@ class FacetRegistry:
         self._limits = limits
         self._types: dict[str, FacetType[Any]] = {
             "virtual_actor": VirtualActorType(residents),
-            "durability": DurabilityType(),
+            "durability": durability,
             "authorisation": AuthorisationType(),
             "rate_limit": RateLimitType(),
             "metrics": MetricsType(),
         }
+        if workflow is not None:
+            self._types[WORKFLOW] = workflow
         self._built_in = frozenset(self._types)
         self._load(importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points)
 

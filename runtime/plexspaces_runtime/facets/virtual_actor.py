@@ -435,7 +435,7 @@ class Residents:
         # It died meanwhile, and maybe its successor lives already.
         if residency.actor is not actor or crowd is None:
             return False
-        if state is not None and self._states.keep(residency.address, state):
+        if state is not None and self._keep(actor, state):
             self._deactivations += 1
             crowd.told_full = False
             return True
@@ -452,6 +452,12 @@ class Residents:
         if crowd.waiting:
             self._soon(crowd)
         return False
+
+    def _keep(self, actor: Actor, state: str) -> bool:
+        if actor.keeper is None:
+            return self._states.keep(actor.address, state)
+        actor.keeper.captured(state)
+        return True
 
     def _tell_full(self, crowd: _Crowd, residency: Residency) -> None:
         # Once until a state is kept again: a tenant at its limit has thousands that stay for this reason.

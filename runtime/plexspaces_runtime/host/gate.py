@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..actors.actor import Actor
 from ..actors.asks import Asks
+from ..actors.facets import MISS, Diverged
 from ..actors.groups import Groups
 from ..actors.guest import HostRequest, Ok
 from ..actors.registry import Registry
@@ -20,7 +21,29 @@ from ..events import EventBus, HostFault, PermissionRefused
 from ..ids import Ids
 from ..scheduler import PENDING, GuestTrap
 from ..scope import Address
-from . import clock, lifecycle, logging, messaging, process_groups, random, registry, timers
+from ..stores.blobs import Blobs
+from ..stores.channels import Channels
+from ..stores.keyvalue import KeyValue
+from ..stores.locks import Locks
+from ..stores.streams import Streams
+from ..stores.tuplespace import TupleSpace
+from . import (
+    blobs,
+    channels,
+    clock,
+    keyvalue,
+    lifecycle,
+    locks,
+    logging,
+    messaging,
+    process_groups,
+    random,
+    registry,
+    streams,
+    timers,
+    tuplespace,
+    workflow,
+)
 from .wire import error_value
 
 if TYPE_CHECKING:
@@ -30,6 +53,10 @@ if TYPE_CHECKING:
 _ALWAYS_GRANTED: Final = frozenset({"clock", "random", "logging"})
 
 _TEXT_BYTES_MAX: Final = 256
+
+# Calls of a durable actor that tell it nothing: a line of the log is not written again, and what a run publishes is for
+# those who ask now.
+_UNRECORDED: Final = {("logging", "log"): False, ("workflow", "publish-state"): True}
 
 # Interfaces of the WIT, by the module that serves them.
 _SERVED: Final[dict[str, Any]] = {
@@ -41,6 +68,13 @@ _SERVED: Final[dict[str, Any]] = {
     "clock": clock,
     "random": random,
     "logging": logging,
+    "blobs": blobs,
+    "streams": streams,
+    "keyvalue": keyvalue,
+    "locks": locks,
+    "tuplespace": tuplespace,
+    "channels": channels,
+    "workflow": workflow,
 }
 
 
@@ -53,6 +87,9 @@ class Host:
 
     Attributes:
         spawner: starts actors on behalf of others; set by the node.
+        streams, blobs, keyvalue, locks, tuplespace, channels: stores; set by the node that keeps some.
+        runs: conducts workflows; set by the node that keeps some.
+        waiting: by actor that waits for something in a store, what makes the store forget it.
         on_end: takes a dead actor out of a store, one each; in this order, before anybody hears of the end.
     """
 
@@ -78,10 +115,25 @@ class Host:
         self.timers = Timers(clock, self._set_timer_alarm, partial(timers.due, self))
         self._timer_alarm: asyncio.TimerHandle | None = None
         self.spawner: lifecycle.Spawner | None = None
+        self.streams: Streams | None = None
+        self.subscriptions = streams.Subscriptions(self)
+        self.blobs: Blobs | None = None
+        self.keyvalue: KeyValue | None = None
+        self.locks: Locks | None = None
+        self.tuplespace: TupleSpace | None = None
+        self.tuple_feeds = tuplespace.TupleFeeds(self)
+        self.channels: Channels | None = None
+        self.pushes = channels.Pushes(self)
+        self.runs: workflow.Runs | None = None
+        self.waiting: dict[Actor, Callable[[], None]] = {}
         self.on_end: list[Callable[[Actor], None]] = [
             registry.remove,
             self.groups.leave_all,
             self.timers.cancel_all,
+            self.subscriptions.remove_all,
+            self.tuple_feeds.remove_all,
+            self.pushes.remove_all,
+            self._stop_waiting,
             _forget_sleep,
         ]
         # Set by the node: the scheduler needs `serve` to be made, and this needs the scheduler.
@@ -111,6 +163,37 @@ class Host:
         Raises:
             GuestTrap: it failed, and the function's type has no room for an error.
         """
+        keeper = actor.keeper
+        if keeper is None or not keeper.recording:
+            return self._serve(actor, request)
+        again = _UNRECORDED.get((request.interface, request.function))
+        if again is not None:
+            return self._serve(actor, request) if again or not keeper.quiet else None
+        try:
+            value = keeper.replayed(request)
+        except Diverged as divergence:
+            self.scheduler.kill(actor, keeper.diverged(divergence))
+            return PENDING
+        if value is not MISS:
+            return value
+        keeper.opening()
+        value = self._serve(actor, request)
+        if value is not PENDING and actor.alive:
+            keeper.answered(value)
+        return value
+
+    def begun_ms(self, actor: Actor) -> int:
+        """When the host call being served was begun for the first time, maybe by a node that has died since: wall
+        clock, milliseconds."""
+        keeper = actor.keeper
+        return self.clock.now_ns() // 1_000_000 if keeper is None else keeper.begun_ms()
+
+    def message_id(self, actor: Actor) -> str:
+        """An id for a message that the actor sends."""
+        keeper = actor.keeper
+        return self.ids.next("m") if keeper is None or not keeper.recording else keeper.next_id()
+
+    def _serve(self, actor: Actor, request: HostRequest) -> Any:
         interface = request.interface
         implementation, fallible = self._functions[interface, request.function]
         try:
@@ -133,6 +216,10 @@ class Host:
         if fallible and value is not PENDING:
             return Ok(value)
         return value
+
+    def _stop_waiting(self, actor: Actor) -> None:
+        if (give_up := self.waiting.pop(actor, None)) is not None:
+            give_up()
 
     def release(self, actor: Actor) -> None:
         """Take a dead actor out of every store."""

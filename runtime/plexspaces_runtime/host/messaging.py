@@ -83,7 +83,8 @@ def reply(host: Host, actor: Actor, message_id: str, payload: str) -> None:
     pending = actor.deferred.pop(message_id, None)
     if pending is None and actor.current is not None and actor.current.id == message_id:
         pending = actor.current.pending
-    if pending is None or not host.asks.end(pending, payload):
+    known = actor.keeper is not None and actor.keeper.replied(message_id, payload)
+    if not (pending is not None and host.asks.end(pending, payload)) and not known:
         raise NotFound(f"nobody waits for a reply to message {message_id!r}", message_id=message_id)
 
 
@@ -107,11 +108,14 @@ def _open(host: Host, actor: Actor, to: str, op: str, payload: str, deadline_ns:
 def message(host: Host, actor: Actor, kind: Kind, op: str, payload: str, deadline_ns: int) -> Envelope:
     """A message that inherits caller and trace from the one being handled."""
     cause = actor.current
+    message_id = host.message_id(actor)
     if cause is None:
-        return Envelope(host.ids.next("m"), kind, op, payload, actor.address, deadline_ns=deadline_ns)
-    return Envelope(
-        host.ids.next("m"), kind, op, payload, actor.address, cause.caller, deadline_ns, cause.trace, cause.id
+        return Envelope(message_id, kind, op, payload, actor.address, deadline_ns=deadline_ns)
+    envelope = Envelope(
+        message_id, kind, op, payload, actor.address, cause.caller, deadline_ns, cause.trace, cause.id
     )
+    envelope.repeatable = actor.keeper is not None
+    return envelope
 
 
 def inherited_deadline_ns(actor: Actor) -> int:

@@ -31,7 +31,11 @@ def send_interval(host: Host, actor: Actor, interval_ms: int, op: str, payload: 
 
 def cancel(host: Host, actor: Actor, timer_id: str) -> bool:
     """End a timer, and take back its message if that waits in the mailbox."""
-    return host.timers.cancel(actor, timer_id)
+    if not host.timers.cancel(actor, timer_id):
+        return False
+    if actor.keeper is not None:
+        actor.keeper.timer_over(timer_id)
+    return True
 
 
 def due(host: Host, timer: Timer) -> None:
@@ -49,8 +53,46 @@ def due(host: Host, timer: Timer) -> None:
         causation_id=timer.causation_id,
         claim=partial(host.timers.claim, timer),
     )
-    if not host.scheduler.deliver(owner, envelope):
-        owner.mailbox.wait_for_room(envelope, lambda: timer.owner is not None)
+    kept = owner.keeper is not None and not timer.interval_ns
+    if kept:
+        # Whatever becomes of this incarnation.
+        envelope.claim = partial(_claim_kept, host, timer)
+    elif owner.keeper is not None:
+        envelope.claim = partial(_claim_tick, host, timer)
+    if host.scheduler.deliver(owner, envelope):
+        if kept:
+            _keep(owner, timer, envelope)
+        return
+
+    def wanted() -> bool:
+        if timer.void or (timer.owner is None and not kept):
+            return False
+        if kept:
+            _keep(owner, timer, envelope)
+        return True
+
+    owner.mailbox.wait_for_room(envelope, wanted)
+
+
+def _keep(owner: Actor, timer: Timer, envelope: Envelope) -> None:
+    """From here on it is the message that is kept, not the timer."""
+    assert owner.keeper is not None
+    owner.keeper.accept(envelope)
+    owner.keeper.timer_over(timer.id)
+
+
+def _claim_tick(host: Host, timer: Timer, actor: Actor) -> bool:
+    """An interval's message, of which the next one is known from here on."""
+    if not host.timers.claim(timer, actor):
+        return False
+    assert actor.keeper is not None
+    wait_ns = timer.due_ns - host.clock.monotonic_ns()
+    actor.keeper.timer_set(timer, (host.clock.now_ns() + wait_ns) // _NS_PER_MS)
+    return True
+
+
+def _claim_kept(host: Host, timer: Timer, actor: Actor) -> bool:
+    return host.timers.claim(timer, actor) if timer.owner is actor else not timer.void
 
 
 def _set(host: Host, actor: Actor, what: str, wait_ms: int, op: str, payload: str, *, interval_ns: int) -> str:
@@ -70,4 +112,7 @@ def _set(host: Host, actor: Actor, what: str, wait_ms: int, op: str, payload: st
         causation_id=cause.id if cause is not None else "",
     )
     host.timers.add(timer)
+    if actor.keeper is not None:
+        timer.of_init = not actor.keeper.recording
+        actor.keeper.timer_set(timer, host.clock.now_ns() // _NS_PER_MS + wait_ms)
     return timer.id

@@ -28,6 +28,7 @@ from ..actors.asks import Asks
 from ..actors.deadlines import Deadlines
 from ..actors.envelope import Envelope, Kind
 from ..actors.exits import Exit
+from ..actors.facets import Keeper
 from ..actors.guest import Export, Failure, Guest, HostRequest, Poll, Result, Trapped
 from ..actors.sizes import check_size
 from ..clock import Clock
@@ -157,13 +158,19 @@ class Scheduler:
                 actor.facets.started()
             on_started(None)
 
-        try:
-            actor.guest = actor.spec.new_guest()
-        except PlexSpacesError as error:
-            failed(exits.limit("instances", error.message))
-            return
-        actor.plan = self._start_plan(actor, actor.spec, lambda: state, ready, failed)
-        self._wake(actor)
+        def go(known: str | None) -> None:
+            try:
+                actor.guest = actor.spec.new_guest()
+            except PlexSpacesError as error:
+                failed(exits.limit("instances", error.message))
+                return
+            actor.plan = self._start_plan(actor, actor.spec, lambda: known, ready, failed, actor.keeper)
+            self._wake(actor)
+
+        if actor.keeper is None:
+            go(state)
+        else:
+            actor.keeper.recover(actor, go, failed)
 
     def deliver(self, actor: Actor, envelope: Envelope) -> bool:
         """Put a message into the mailbox; False when that is full.
@@ -171,8 +178,11 @@ class Scheduler:
         Raises:
             PlexSpacesError: a facet refuses it.
         """
-        if actor.facets is not None and envelope.kind is not Kind.INFO:
-            actor.facets.admit(envelope)
+        if (facets := actor.facets) is not None:
+            if envelope.kind is not Kind.INFO:
+                facets.admit(envelope)
+            if facets.divert(envelope):
+                return True
         if not actor.mailbox.offer(envelope):
             return False
         if actor.run is Run.RESTING:
@@ -186,7 +196,7 @@ class Scheduler:
         a caller who asks again and again does not keep the loop from its sockets, this goes on for one slice; then
         messages take the queue until the loop has had its turn.
         """
-        if self._ready or self._in_turn or actor.run is not Run.RESTING:
+        if self._ready or self._in_turn or actor.run is not Run.RESTING or envelope.repeatable:
             return self.deliver(actor, envelope)
         now_ns = self._now_ns()
         if not self._breathing:
@@ -195,8 +205,10 @@ class Scheduler:
             self._loop.call_soon(self._breathe)
         elif now_ns >= self._direct_until_ns:
             return self.deliver(actor, envelope)
-        if actor.facets is not None:
-            actor.facets.admit(envelope)
+        if (facets := actor.facets) is not None:
+            facets.admit(envelope)
+            if facets.divert(envelope):
+                return True
         if not actor.mailbox.offer(envelope):
             return False
         actor.run = Run.READY
@@ -263,11 +275,22 @@ class Scheduler:
         ]
         self._wake(actor)
 
+    def try_out(self, actor: Actor) -> None:
+        """Run the plan of an actor that nobody can address, on a fresh instance; whoever made the plan ends the actor.
+
+        Raises:
+            LimitExceeded: there is no room for another instance.
+        """
+        actor.guest = actor.spec.new_guest()
+        self._wake(actor)
+
     def resume(self, actor: Actor, token: int, value: Any) -> None:
         """The answer to a host call that was `PENDING`; one that comes too late is dropped."""
         if actor.run is not Run.WAITING or actor.wait_token != token:
             return
         assert actor.guest is not None
+        if actor.keeper is not None:
+            actor.keeper.answered(value)
         actor.guest.answer(value)
         self._wake(actor)
 
@@ -435,7 +458,9 @@ class Scheduler:
         if value is PENDING:
             actor.run = Run.WAITING
             work = actor.current or actor.step
-            if work is not None and actor not in self._wall_of:
+            # A workflow's run may take days.
+            endless = isinstance(work, Envelope) and work.kind is Kind.RUN
+            if work is not None and not endless and actor not in self._wall_of:
                 wall = self._wall_of[actor] = _WallLimit(actor, work)
                 self._walls.add(wall, self._now_ns() + int(limits.wall_s_per_message_max * 1e9))
             return False
@@ -461,7 +486,9 @@ class Scheduler:
             self._begin_step(actor)
             return True
         mailbox = actor.mailbox
-        while (signal := mailbox.take_system()) is not None:
+        # What is to come first was begun before the notices were sent.
+        wanted = _no_notice if mailbox.returning else None
+        while (signal := mailbox.take_system(wanted)) is not None:
             match signal:
                 case Envelope():
                     begun = self._begin_message(actor, signal)
@@ -480,24 +507,23 @@ class Scheduler:
 
     def _begin_message(self, actor: Actor, envelope: Envelope) -> bool:
         """Begin to handle a message; False when it is void."""
-        pending = envelope.pending
-        if pending is not None and pending.ended:
+        pending, keeper = envelope.pending, actor.keeper
+        # What is kept goes on even if whoever asked has stopped waiting.
+        if pending is not None and pending.ended and not envelope.accepted:
             self._events.emit(MessageExpired(actor.address, envelope.id))
+            if keeper is not None:
+                keeper.dropped(envelope)
             return False
         if envelope.claim is not None and not envelope.claim(actor):
+            if keeper is not None:
+                keeper.dropped(envelope)
+            return False
+        if keeper is not None and not keeper.begin(envelope):
             return False
         actor.current = envelope
         actor.advance(lifecycle.Event.TOOK)
         assert actor.guest is not None
-        actor.guest.begin(
-            Export.HANDLE,
-            envelope.id,
-            envelope.kind.value,
-            envelope.op,
-            envelope.payload,
-            envelope.sender.text if envelope.sender is not None else "",
-            _context(envelope),
-        )
+        actor.guest.begin(Export.HANDLE, *envelope.arguments())
         return True
 
     def _done(self, actor: Actor) -> None:
@@ -523,6 +549,13 @@ class Scheduler:
         if isinstance(result, Failure) and result.crashed:
             self._end(actor, exits.crashed(result.code, result.message, result.traceback))
             return
+        keeper = actor.keeper
+        if keeper is not None:
+            if (exit_ := keeper.finished(envelope, result)) is not None:
+                self._end(actor, exit_)
+                return
+            if keeper.checkpoint_due:
+                actor.plan.append(_checkpoint(keeper))
         if actor.facets is not None:
             actor.facets.handled(envelope, result, actor.cpu_ns)
         self._settle_books(actor)
@@ -537,7 +570,7 @@ class Scheduler:
         if pending is None or pending.ended:
             return
         if isinstance(result, Failure):
-            self._asks.end(pending, _refusal(result))
+            self._asks.end(pending, refused(result.code, result.message, result.details))
         elif result is not None:
             try:
                 check_size("reply", result, actor.spec.limits.payload_bytes_max)
@@ -569,8 +602,9 @@ class Scheduler:
         state: Callable[[], str | None],
         ready: Callable[[], None],
         failed: Callable[[Exit], None],
+        keeper: Keeper | None = None,
     ) -> list[Step]:
-        """Instantiate, set the state if there is one, init."""
+        """Instantiate, set the state if there is one, replay what came after it, init, and keep the state then."""
 
         def config(restored: bool) -> tuple[str, str, str, bool, str]:
             return (actor.address.text, spec.role, spec.args, restored, spec.facets)
@@ -588,18 +622,40 @@ class Scheduler:
             if not good(result):
                 return False
             if (text := state()) is not None:
-                actor.plan.insert(0, Step(Export.SET_STATE, lambda: (config(True), text), good))
+                actor.plan.insert(0, Step(Export.SET_STATE, lambda: (config(True), text), restored))
+            return True
+
+        def restored(result: Result) -> bool:
+            if not good(result):
+                return False
+            if keeper is not None:
+                actor.plan[:0] = keeper.replay(failed)
             return True
 
         def initialised(result: Result) -> bool:
-            if good(result):
+            if not good(result):
+                return False
+            if keeper is None:
+                ready()
+            return True
+
+        def captured(result: Result) -> bool:
+            assert keeper is not None
+            if isinstance(result, Failure):
+                failed(exits.crashed(result.code, f"its state cannot be kept: {result.message}", result.traceback))
+            elif good(result):
+                assert not isinstance(result, Trapped)
+                keeper.captured(result or "")
                 ready()
             return False
 
-        return [
+        plan = [
             Step(Export.INSTANTIATE, tuple, instantiated),
             Step(Export.INIT, lambda: (config(state() is not None),), initialised),
         ]
+        if keeper is not None:
+            plan.append(Step(Export.GET_STATE, tuple, captured))
+        return plan
 
     def _begin_step(self, actor: Actor) -> None:
         step = actor.step = actor.plan.pop(0)
@@ -664,6 +720,9 @@ class Scheduler:
             except PlexSpacesError as error:
                 signal.on_done(error)
                 return False
+            if actor.keeper is not None:
+                # Nothing that the old version did is left for the new one to do again.
+                actor.keeper.captured(state)
             actor.previous_guest, actor.guest = actor.guest, guest
             actor.plan = self._start_plan(actor, spec, lambda: state, upgraded, stay)
             return True
@@ -797,32 +856,32 @@ class Scheduler:
             self._report(actor, fault)
 
 
-def _context(envelope: Envelope) -> str:
-    """What the WIT's envelope says of where a message comes from, as JSON text."""
-    caller = envelope.caller
-    if caller is None and not envelope.trace:
-        return ""
-    context: dict[str, Any] = {}
-    if caller is not None:
-        context["subject"] = caller.subject
-        context["roles"] = sorted(caller.roles)
-        if caller.session:
-            context["session"] = caller.session
-    if envelope.trace:
-        context["trace"] = envelope.trace
-    if envelope.causation_id:
-        context["causation_id"] = envelope.causation_id
-    return orjson.dumps(context).decode()
+def _no_notice(signal: Any) -> bool:
+    return not isinstance(signal, Envelope)
 
 
-def _refusal(failure: Failure) -> HandlerRefused:
+def _checkpoint(keeper: Keeper) -> Step:
+    def captured(result: Result) -> bool:
+        if isinstance(result, Failure):
+            keeper.not_captured(f"the state cannot be kept: {result.message}")
+        elif isinstance(result, Trapped):
+            keeper.not_captured(f"the state cannot be kept: {result.exit.text}")
+        else:
+            keeper.captured(result or "")
+        return True
+
+    return Step(Export.GET_STATE, tuple, captured)
+
+
+def refused(code: str, message: str, details: str) -> HandlerRefused:
+    """What the asker is told whom a handler refused."""
     try:
-        details = orjson.loads(failure.details or "{}")
+        known = orjson.loads(details or "{}")
     except orjson.JSONDecodeError:
-        details = {}
-    error = HandlerRefused(failure.message)
+        known = {}
+    error = HandlerRefused(message)
     # Assigned, not passed: the guest chooses the names.
-    error.details = {**(details if isinstance(details, dict) else {}), "reason": failure.code}
+    error.details = {**(known if isinstance(known, dict) else {}), "reason": code}
     return error
 
 

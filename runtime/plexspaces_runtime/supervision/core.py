@@ -39,7 +39,13 @@ from .spec import BRUTAL_KILL, INFINITY, AutoShutdown, ChildSpec, RestartPolicy,
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start the children; the first message of all."""
+    """Start the children; the first message of all.
+
+    Attributes:
+        down: children that are left down, as OTP leaves one whose `init` says `ignore`: until somebody asks for them.
+    """
+
+    down: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +90,16 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class AddChild:
-    """OTP's start_child.  For `SIMPLE_ONE_FOR_ONE` only the id and the content of `spec` count."""
+    """OTP's start_child.  For `SIMPLE_ONE_FOR_ONE` only the id and the content of `spec` count.
+
+    Attributes:
+        at_once: beyond OTP, for what one child spawns: it is temporary whatever the others are, counts as started with
+            its `StartChild`, and does not wait for what the supervisor is doing, which may be starting the spawner.
+    """
 
     ref: Any
     spec: ChildSpec
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +308,8 @@ class _Child:
     spec: ChildSpec
     # Added at run time: `Replace` leaves it alone.
     dynamic: bool = False
+    # Added at once: never restarted, whatever the template says.
+    apart: bool = False
     # RESTARTING is OTP's pid {restarting, _}: it waits for its back-off or for `_TryAgain`.
     state: ChildState = ChildState.STOPPED
     # A restart under way or pending takes it along; OTP's pid is `undefined` once it is down.
@@ -374,6 +388,16 @@ class Core:
         """Whether it has a child of that id, running or not."""
         return child_id in self._children
 
+    def is_down(self, child_id: str) -> bool:
+        """Whether it has a child of that id that is down, and may be restarted."""
+        child = self._children.get(child_id)
+        return child is not None and _is_down(child)
+
+    def child(self, child_id: str) -> ChildSpec | None:
+        """What a child is told; None if there is none of that id."""
+        child = self._children.get(child_id)
+        return None if child is None else child.spec
+
     def comes_back(self, child_id: str) -> bool:
         """Whether a child that is not running will be started without anybody's command.
 
@@ -422,10 +446,10 @@ class Core:
         if self._job is not None and self._awaits(message):
             self._resume(message)
         elif self._state is State.NEW and isinstance(message, Start):
-            self._run(self._init())
+            self._run(self._init(message.down))
         elif self._state is State.NEW and isinstance(message, Shutdown):
             self._end(Ended(message.exit))
-        else:
+        elif not (isinstance(message, AddChild) and message.at_once and self._adopt(message)):
             self._keep(message)
         while self._job is None and self._inbox and self._state is State.RUNNING:
             self._run(self._receive(self._inbox.popleft()))
@@ -488,8 +512,9 @@ class Core:
                     yield from self._restart(child)
             case Shutdown(exit_):
                 yield from self._terminate(Ended(exit_))
-            case AddChild(ref, spec):
-                self._answer(ref, (yield from self._add(spec)))
+            case AddChild(ref, spec, at_once):
+                if not (at_once and self._adopt(message)):
+                    self._answer(ref, (yield from self._add(spec)))
             case TerminateChild(ref, child_id, brutal):
                 self._answer(ref, (yield from self._terminate_child(child_id, brutal)))
             case RestartChild(ref, child_id):
@@ -503,9 +528,11 @@ class Core:
 
     # -- start and end ------------------------------------------------------------------------------------
 
-    def _init(self) -> _Job:
+    def _init(self, down: frozenset[str]) -> _Job:
         self._state = State.STARTING
         for child in list(self._children.values()):
+            if child.spec.id in down:
+                continue
             if (failed := (yield from self._start(child))) is not None:
                 self._put_down(child, failed)
                 yield from self._terminate(StartFailed(child.spec.id, failed))
@@ -711,12 +738,43 @@ class Core:
             how = "restart" if _is_down(present) else "terminate"
             state = present.state.value
             return AlreadyExists(f"child {spec.id!r} is {state}: {how} it, or delete it", child=spec.id, state=state)
-        child = self._children[spec.id] = _Child(spec, dynamic=True)
+        child = self._children[spec.id] = _Child(spec, dynamic=not self._declares(spec.id))
         if (failed := (yield from self._start(child))) is None:
             return None
         self._put_down(child, failed)
         self._children.pop(spec.id, None)
         return _failed_to_start(spec.id, failed)
+
+    def _adopt(self, message: AddChild) -> bool:
+        """Add a child in the middle of whatever is under way; False if that has to come first."""
+        if self._state not in (State.STARTING, State.RUNNING):
+            return False
+        spec = replace(message.spec, restart=RestartPolicy.TEMPORARY, significant=False)
+        if (present := self._children.get(spec.id)) is not None:
+            if not present.apart or present.state is not ChildState.RUNNING or present.ended is None:
+                return False
+            # Its predecessor's end has not been dealt with: there is nothing to decide about it.
+            self._put_down(present, present.ended)
+        if self._template is not None:
+            spec = replace(spec, shutdown_s=self._template.shutdown_s)
+        elif (flaw := _child_flaw(spec, self._spec.auto_shutdown)) is not None:
+            self._answer(message.ref, flaw)
+            return True
+        self._incarnations += 1
+        self._children[spec.id] = _Child(
+            spec,
+            dynamic=not self._declares(spec.id),
+            apart=True,
+            state=ChildState.RUNNING,
+            incarnation=self._incarnations,
+        )
+        self._actions.append(StartChild(spec.id, self._incarnations, spec))
+        self._answer(message.ref, None)
+        return True
+
+    def _declares(self, child_id: str) -> bool:
+        """Whether a child that is added is one that the specification names, which had been forgotten or deleted."""
+        return any(child.id == child_id for child in self._spec.children)
 
     def _terminate_child(self, child_id: str, brutal: bool) -> Generator[None, Message, PlexSpacesError | None]:
         if (child := self._children.get(child_id)) is None:
@@ -787,7 +845,8 @@ class Core:
         if self._template is not None:
             self._template = spec.children[0]
             for child in self._children.values():
-                self._respecify(child, replace(self._template, id=child.spec.id, content=child.spec.content))
+                if not child.apart:
+                    self._respecify(child, replace(self._template, id=child.spec.id, content=child.spec.content))
             return None
         wanted = {child.id: child for child in spec.children}
         gone, changed = self._compare(wanted)
@@ -826,7 +885,7 @@ class Core:
         for child_id, spec in wanted.items():
             if (child := before.get(child_id)) is not None:
                 self._respecify(child, spec)
-                child.dynamic = False
+                child.dynamic = child.apart = False
             elif child_id in known and known[child_id] == spec.content:
                 # It has been forgotten (temporary) or deleted since: nothing about it is new.
                 continue

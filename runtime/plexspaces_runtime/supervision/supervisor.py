@@ -27,7 +27,7 @@ from ..actors.mailbox import Mailbox
 from ..actors.registry import Registry
 from ..clock import Clock
 from ..errors import ActorExited as ActorEnded
-from ..errors import HandlerCrashed, PlexSpacesError, Unavailable
+from ..errors import AlreadyExists, HandlerCrashed, PlexSpacesError, Unavailable
 from ..events import ActorExited, ActorStarted, EventBus, SupervisorGaveUp
 from ..scheduler import Scheduler
 from ..scope import Address, Scope
@@ -150,6 +150,8 @@ class Forest:
         self.keepers = keepers
         # Every place that somebody may ask about: living, starting, waiting or stopped.
         self.places: dict[Address, Place] = {}
+        # Whether an actor was stopped by an operator, and does not start with its supervisor.
+        self.stays_down: Callable[[Address], bool] = lambda _address: False
         self.restarts = 0
         self.crashes = 0
         self._inbox: deque[tuple[Supervisor, Message]] = deque()
@@ -175,6 +177,8 @@ class Forest:
             AlreadyExists, LimitExceeded
         """
         spec = self.keepers.spec(place.worker, place.capabilities)
+        # The mailbox may be a predecessor's, with another limit.
+        place.mailbox.resize(spec.limits.mailbox_messages_max)
         actor = Actor(
             place.worker.address,
             spec,
@@ -184,9 +188,16 @@ class Forest:
             facets=place.facets,
         )
         self.registry.add(actor)
+        self.places[place.worker.address] = place
         place.actor = actor
         place.phase = _Phase.WAITING
         return actor
+
+    def enter(self, place: Place) -> None:
+        """Let a place be found by its name, unless another's actor has that."""
+        present = self.places.get(place.worker.address)
+        if present is None or present.actor is None:
+            self.places[place.worker.address] = place
 
     def discard(self, place: Place, exit_: Exit) -> None:
         """Take the name from a successor that has not begun."""
@@ -245,8 +256,13 @@ class Supervisor:
     # -- what others ask of it ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the children in order; the parent hears how it went."""
-        self.forest.post(self, core.Start())
+        """Start the children in order, but for those that are to stay down; the parent hears how it went."""
+        down = (
+            child.id
+            for child in self.core.spec.children
+            if isinstance(child.content, Worker) and self.forest.stays_down(child.content.address)
+        )
+        self.forest.post(self, core.Start(frozenset(down)))
 
     def shutdown(self, exit_: Exit = exits.SHUTDOWN) -> None:
         """End the children in reverse order, then this supervisor; the parent hears of it."""
@@ -276,6 +292,18 @@ class Supervisor:
         self._answers[self._ref] = answered
         self.forest.post(self, make(self._ref))
 
+    def replace(self, spec: SupervisorSpec, answered: Callable[[PlexSpacesError | None], None]) -> None:
+        """Go over to another specification, touching only the children that it changes."""
+
+        def replaced(error: PlexSpacesError | None) -> None:
+            # Of a child that was down already, or was taken out after it had ended, no end is told.
+            for place in list(self.places.values()):
+                if not place.coming and not self.core.knows(place.child_id):
+                    self._forget(place, exits.SHUTDOWN)
+            answered(error)
+
+        self.request(lambda ref: core.Replace(ref, spec), replaced)
+
     def add(
         self,
         spec: ChildSpec,
@@ -288,7 +316,8 @@ class Supervisor:
         """Add and start an actor at run time; its name, mailbox and actor are there when this returns.
 
         A temporary one counts as started at once: its `init` may wait for something without making its supervisor
-        wait, which is not going to start it again anyway.
+        wait, which is not going to start it again anyway; and it need not wait for its supervisor, which may be
+        starting the very actor that waits for it.
 
         Args:
             answered: told None once the actor is up, or why it is not.
@@ -303,6 +332,12 @@ class Supervisor:
             raise _over(self)
         worker = spec.content
         assert isinstance(worker, Worker)
+        stopped = self.forest.places.get(worker.address)
+        if stopped is not None and stopped.supervisor.core.is_down(stopped.child_id):
+            raise AlreadyExists(
+                f"actor {worker.address.text!r} exists already in namespace {worker.address.scope.namespace!r}: it is "
+                "down, and its name is kept for when it is restarted"
+            )
         place = Place(
             self, spec.id, worker, mailbox or self._mailbox(worker), self.forest.keepers.facets(worker),
             capabilities=capabilities,
@@ -319,7 +354,7 @@ class Supervisor:
                 return actor
         if spec.restart is RestartPolicy.TEMPORARY:
             place.on_up = answered
-            self.request(lambda ref: core.AddChild(ref, spec), lambda error: self._refused(place, error))
+            self.request(lambda ref: core.AddChild(ref, spec, at_once=True), lambda error: self._refused(place, error))
         else:
             self.request(lambda ref: core.AddChild(ref, spec), lambda error: self._refused(place, error, answered))
         return actor
@@ -430,15 +465,19 @@ class Supervisor:
         place.coming = False
         place.incarnation = incarnation
         waiting = place.actor
+        at_once = place.on_up is not None
         try:
             # One that was killed before it began may not have been told of yet.
             actor = waiting if waiting is not None and waiting.alive else self.forest.incarnate(place)
         except PlexSpacesError as error:
-            self.forest.post(self, core.ChildFailed(child_id, incarnation, exits.crashed(error.code, error.message)))
+            failed_to_start = core.ChildEnded if at_once else core.ChildFailed
+            place.up(error)
+            self.forest.post(
+                self, failed_to_start(child_id, incarnation, exits.crashed(error.code, error.message))
+            )
             return
         place.phase = _Phase.STARTING
         place.began = False
-        at_once = place.on_up is not None
 
         def started(failed: Exit | None) -> None:
             # Of a start that failed `actor_ended` has spoken.
@@ -456,7 +495,6 @@ class Supervisor:
 
         if at_once:
             place.phase = _Phase.UP
-            self.forest.post(self, core.ChildStarted(child_id, incarnation))
         self.forest.keepers.launch(place, actor, started)
 
     def _start_branch(self, child_id: str, incarnation: int, branch: Branch) -> None:
@@ -477,6 +515,9 @@ class Supervisor:
             else:
                 self.forest.post(self, message)
 
+        if (place := self.places.get(child_id)) is not None:
+            # The child was an actor, and has been configured anew.
+            self._forget(place, exits.SHUTDOWN)
         supervisor = Supervisor(self.forest, self.scope, f"{self.path}/{branch.name}", branch.spec, reported)
         self.branches[child_id] = branch.live = supervisor
         supervisor.start()
@@ -492,7 +533,8 @@ class Supervisor:
         return place
 
     def _enter(self, place: Place) -> None:
-        self.places[place.child_id] = self.forest.places[place.worker.address] = place
+        self.places[place.child_id] = place
+        self.forest.enter(place)
 
     def _mailbox(self, worker: Worker) -> Mailbox[Envelope, Any]:
         return Mailbox(self.forest.keepers.spec(worker, None).limits.mailbox_messages_max)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import orjson
 
+from plexspaces_runtime.actors.envelope import Kind
 from plexspaces_runtime.actors.info import ActorInfo
 from plexspaces_runtime.api.auth import Authenticator, LocalAuthority
 from plexspaces_runtime.api.config import HttpConfig
@@ -20,6 +21,7 @@ from plexspaces_runtime.api.server import HttpServer
 from plexspaces_runtime.clock import Clock, SystemClock
 from plexspaces_runtime.config import AuthConfig, Limits
 from plexspaces_runtime.deployment.appconfig import AppConfig, FacetTypes, SupervisorConfig
+from plexspaces_runtime.deployment.checks import Report
 from plexspaces_runtime.deployment.model import Deployment
 from plexspaces_runtime.deployment.status import ApplicationStatus, TreeNode
 from plexspaces_runtime.errors import (
@@ -34,6 +36,7 @@ from plexspaces_runtime.errors import (
 )
 from plexspaces_runtime.ids import Ids, SeededIds
 from plexspaces_runtime.scope import Address, Caller, Scope
+from tests.unit.api.kept_stores import KeptStores, make_stores
 
 KEY = b"k" * 32
 
@@ -89,6 +92,7 @@ class MemoryNode:
     ids: Ids = field(default_factory=SeededIds)
     limits: Limits = field(default_factory=lambda: Limits(payload_bytes_max=4096, wasm_bytes_max=1 << 20))
     ready: bool = True
+    journals: None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     living: dict[Address, MemoryActor] = field(default_factory=dict)
@@ -99,6 +103,11 @@ class MemoryNode:
     uploads: list[Path] = field(default_factory=list)
     messages: list[tuple[str, str, str, str]] = field(default_factory=list)
     tells: set[asyncio.Task[None]] = field(default_factory=set)
+    # Told of every message with its kind.
+    hear: Callable[[Address, Kind, str, str], None] = lambda _address, _kind, _op, _payload: None
+
+    def waits_for(self, address: Address) -> str:
+        return "sleep" if address in self.living else ""
 
     def spawn(self, address: Address) -> MemoryActor:
         """Start an actor."""
@@ -115,9 +124,11 @@ class MemoryNode:
         timeout_s: float,
         message_id: str = "",
         trace: str = "",
+        kind: Kind = Kind.CALL,
     ) -> str:
         actor = self._find(address)
         self.messages.append((op, payload, message_id, trace))
+        self.hear(address, kind, op, payload)
         try:
             async with asyncio.timeout(timeout_s):
                 reply = await actor.handle(op, orjson.loads(payload), caller)
@@ -126,11 +137,22 @@ class MemoryNode:
         return "" if reply is None else orjson.dumps(reply).decode()
 
     async def tell(
-        self, address: Address, op: str, payload: str, *, caller: Caller, message_id: str = "", trace: str = ""
+        self,
+        address: Address,
+        op: str,
+        payload: str,
+        *,
+        caller: Caller,
+        message_id: str = "",
+        trace: str = "",
+        kind: Kind = Kind.CAST,
     ) -> str:
         actor = self._find(address)
         message_id = message_id or self.ids.next("m")
         self.messages.append((op, payload, message_id, trace))
+        self.hear(address, kind, op, payload)
+        if kind in (Kind.RUN, Kind.SIGNAL):
+            return message_id
         if op == "full":
             raise MailboxFull("the mailbox is full", messages=1000)
         await actor.handle(op, orjson.loads(payload), caller)
@@ -168,6 +190,10 @@ class MemoryNode:
         if old is None:
             self.spawn(Address(scope, actor_type))
         return deployment
+
+    async def check(self, scope: Scope, actor_type: str, wasm: Path, config: Mapping[str, Any]) -> Report:
+        """Nothing here is durable."""
+        return Report(hashlib.sha256(wasm.read_bytes()).hexdigest())
 
     async def undeploy(self, scope: Scope, actor_type: str) -> None:
         if self.deployed.pop((scope, actor_type), None) is None:
@@ -253,6 +279,11 @@ class MemoryNode:
         scope = self.application(tenant, name).scope
         for child in self.applied.pop((tenant, name))[1].actors():
             self.living.pop(Address(scope, child.name), None)
+
+    def namespaces(self, tenant: str) -> list[str]:
+        scopes = [status.scope for status, _ in self.applied.values()]
+        scopes += [each.scope for each in self.deployments(tenant)]
+        return sorted({scope.namespace for scope in scopes if scope.tenant == tenant})
 
     def tree(self, tenant: str, namespace: str | None = None) -> list[TreeNode]:
         roots = [
@@ -346,6 +377,7 @@ class Served:
     server: HttpServer
     authority: LocalAuthority
     http: httpx.AsyncClient
+    stores: KeptStores
 
     @property
     def token(self) -> str:
@@ -382,12 +414,15 @@ async def serving(
     config: HttpConfig | None = None,
     auth: AuthConfig | None = None,
     facet_types: FacetTypes | None = None,
+    stores: KeptStores | None = None,
 ) -> AsyncIterator[Served]:
-    """A server with a counter `default/default/counter` behind it."""
+    """A server with a counter `default/default/counter` behind it; streams and blobs are in memory if not handed in."""
     node = node or MemoryNode()
+    kept = stores or make_stores(node.limits, clock=node.clock)
     authority = LocalAuthority(KEY, node.clock)
     config = config or HttpConfig(port=0)
-    server = HttpServer(node, Authenticator(authority, auth, clock=node.clock), config, facet_types=facet_types)
+    authenticator = Authenticator(authority, auth, clock=node.clock)
+    server = HttpServer(node, authenticator, config, facet_types=facet_types, stores=kept)
     await server.start()
     node.spawn(Address(Scope("default", "default"), "counter"))
     token = authority.mint("default", "ada", ["admin"], 3600)
@@ -396,8 +431,9 @@ async def serving(
     )
     try:
         async with client:
-            yield Served(node, server, authority, client)
+            yield Served(node, server, authority, client, kept)
     finally:
+        kept.close()
         node.gate.set()
         await server.stop(1.0)
 

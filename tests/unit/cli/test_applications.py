@@ -322,6 +322,45 @@ def test_the_tree_on_a_terminal(running: Running) -> None:
     assert max(map(len, plain.splitlines())) < 300
 
 
+LONG = """\
+[application]
+name = "general-assistant"
+[[components]]
+name = "code"
+path = "code.wasm"
+[supervisor]
+[[supervisor.children]]
+name = "conversation-memory"
+[supervisor.children.supervisor]
+strategy = "rest_for_one"
+[[supervisor.children.supervisor.children]]
+name = "process-group-registry"
+actor_type = "code"
+[[supervisor.children.supervisor.children]]
+name = "packer"
+actor_type = "code"
+"""
+
+
+@pytest.mark.parametrize("running", [TroubledNode], indirect=True)
+def test_names_states_and_exits_can_be_read_on_a_terminal_of_80_columns(running: Running) -> None:
+    running.configure(LONG)
+    (running.folder / "code.wasm").write_bytes(b"\0asm")
+    running.run("deploy", "app-config.toml")
+    heading, *lines, note = on_a_terminal(running, "tree", columns=80)
+    assert heading.split() == ["TREE", "STATE", "RESTARTS", "LAST", "EXIT"]
+    assert [line.split("  ")[0] for line in lines[:2]] == ["default/general-assistant", "└─ conversation-memory"]
+    assert lines[2].startswith("   ├─ process-group-registry  idle ")
+    assert lines[3].startswith("   └─ packer                  idle ")
+    # The first 24 characters of a long exit at least.
+    assert "crashed(Error, �[2J[bold" in lines[3]
+    assert max(map(len, [heading, *lines, note])) <= 80
+    assert note.rstrip() == "no room for KIND, HANDLED, WINDOW, MAILBOX: --json has all, a wider terminal too"
+    wide = on_a_terminal(running, "tree", columns=160)
+    assert wide[0].split() == ["TREE", "STATE", "KIND", "RESTARTS", "WINDOW", "MAILBOX", "HANDLED", "LAST", "EXIT"]
+    assert not any("no room" in line for line in wide)
+
+
 def test_an_actor_is_stopped_killed_and_restarted(running: Running) -> None:
     address = Address(Scope("default", "default"), "counter")
     assert running.run("kill", "counter").out == "killed counter\n"

@@ -16,10 +16,14 @@ from plexspaces_runtime.actors.envelope import Outcome
 from plexspaces_runtime.actors.exits import Exit
 from plexspaces_runtime.actors.guest import Export, Failure
 from plexspaces_runtime.clock import ManualClock
+from plexspaces_runtime.durability.durability import Durability
 from plexspaces_runtime.errors import LimitExceeded
 from plexspaces_runtime.facets.kind import Chain
 from plexspaces_runtime.facets.virtual_actor import MemoryStates, Residency, Residents, VirtualActorConfig
 from plexspaces_runtime.scope import Address, Scope
+from plexspaces_runtime.stores import journal
+from plexspaces_runtime.stores.database import MemoryDatabase
+from plexspaces_runtime.stores.journal import JournalTable
 from tests.unit.scripted import BURN, SCOPE, Bench, ScriptedGuest, call
 
 
@@ -149,6 +153,19 @@ class Looked(Actor):
         return super().anchored
 
 
+def durability_of(bench: Bench) -> Durability:
+    """Durability in memory, for a bench's actors."""
+    return Durability(
+        JournalTable(MemoryDatabase(journal.SCHEMA)),
+        clock=bench.clock,
+        events=bench.events,
+        asks=bench.asks,
+        timers=bench.host.timers,
+        scheduler=bench.scheduler,
+        loop=asyncio.get_running_loop(),
+    )
+
+
 class House:
     """Activates by name, and again for what an ended one leaves in its mailbox, as a node does."""
 
@@ -165,6 +182,7 @@ class House:
             set_alarm=self.alarm.set,
             states=self.states,
         )
+        self.durability = durability_of(self.bench)
         self.config = VirtualActorConfig(idle_s, eager=False)
         self.guests = Guests()
         self.diary: list[tuple[str, str]] = []

@@ -18,6 +18,7 @@ import pytest
 from plexspaces_runtime.actors.facets import Facet
 from plexspaces_runtime.clock import ManualClock
 from plexspaces_runtime.config import ConfigError
+from plexspaces_runtime.durability.facet import DurabilityType
 from plexspaces_runtime.errors import InvalidArgument
 from plexspaces_runtime.facets.contained import Contained
 from plexspaces_runtime.facets.kind import FacetContext, FacetType
@@ -65,6 +66,7 @@ def registry(entry_points: Iterable[EntryPoint] = ()) -> FacetRegistry:
         house = House()
         return FacetRegistry(
             house.residents,
+            DurabilityType(house.durability),
             clock=ManualClock(),
             events=house.bench.events,
             limits=house.bench.limits,
@@ -112,7 +114,6 @@ def test_the_chain_has_a_facet_of_each_and_reports_by_name() -> None:
     assert chain is not None
     assert list(chain.report()) == ["rate_limit", "metrics"]
     assert registry().chain([], ADDRESS) is None
-    assert registry().chain([Entry("durability", {"checkpoint_interval": 3})], ADDRESS) is None
 
 
 def test_authorisation_has_two_spellings_and_is_one_facet() -> None:
@@ -217,7 +218,13 @@ def _installed(tmp_path: Path) -> Iterator[Path]:
 def test_an_installed_package_that_does_not_import_is_named(installed: Path) -> None:
     async def make() -> None:
         house = House()
-        FacetRegistry(house.residents, clock=ManualClock(), events=house.bench.events, limits=house.bench.limits)
+        FacetRegistry(
+            house.residents,
+            DurabilityType(house.durability),
+            clock=ManualClock(),
+            events=house.bench.events,
+            limits=house.bench.limits,
+        )
 
     with pytest.raises(ConfigError) as raised:
         asyncio.run(make())

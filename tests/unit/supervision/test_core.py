@@ -570,6 +570,22 @@ def test_replace_starts_those_that_no_sibling_takes_along_any_more() -> None:
     assert stage.dropped == []
 
 
+@pytest.mark.parametrize("restart", list(RestartPolicy))
+def test_a_declared_child_that_is_added_again_is_no_other_than_it_was(restart: RestartPolicy) -> None:
+    b = child("b", restart=restart)
+    stage = Stage(spec("a", b))
+    assert stage.ask(core.TerminateChild(1, "b")) is None
+    if restart is not RestartPolicy.TEMPORARY:
+        assert stage.ask(core.DeleteChild(2, "b")) is None
+    assert not stage.core.knows("b")
+    assert stage.ask(core.AddChild(3, b, at_once=restart is RestartPolicy.TEMPORARY)) is None
+    stage.ask(core.AddChild(4, child("c"), at_once=True))
+    stage.read()
+    assert stage.ask(core.Replace(5, spec("a"))) is None
+    assert stage.read() == ["-b"]
+    assert [view.spec.id for view in stage.core.children()] == ["a", "c"]
+
+
 def test_a_significant_child_that_becomes_an_ordinary_one_does_not_count_any_more() -> None:
     stage = Stage(spec(significant("a"), significant("b"), auto_shutdown=AutoShutdown.ALL_SIGNIFICANT))
     ordinary = child("b", restart=RestartPolicy.TRANSIENT)

@@ -51,7 +51,12 @@ def ps(namespace: str | None) -> None:
         for each in actors
     ]
     headings = ("NAMESPACE", "ACTOR", "STATE", "MAILBOX", "HANDLED", "RESTARTS", "LAST EXIT")
-    show_table(headings, rows, empty="no actors run; deploy one: plexspaces deploy FILE --type TYPE")
+    show_table(
+        headings,
+        rows,
+        empty="no actors run; deploy one: plexspaces deploy FILE --type TYPE",
+        dispensable=("HANDLED", "MAILBOX", "RESTARTS"),
+    )
 
 
 def _all_actors(client: NodeClient, query: dict[str, str]) -> list[dict[str, Any]]:

@@ -98,7 +98,13 @@ def tree(name: str | None, namespace: str | None) -> None:
         return
     rows = [row for root in roots for row in _rows(root, "", "", _BRANCHES[on_terminal()])]
     headings = ("TREE", "STATE", "KIND", "RESTARTS", "WINDOW", "MAILBOX", "HANDLED", "LAST EXIT")
-    show_table(headings, rows, empty="nothing is deployed; deploy something: plexspaces deploy FILE")
+    show_table(
+        headings,
+        rows,
+        empty="nothing is deployed; deploy something: plexspaces deploy FILE",
+        # What is said in the configuration first, what tells of trouble last.
+        dispensable=("KIND", "HANDLED", "WINDOW", "MAILBOX", "RESTARTS"),
+    )
 
 
 def _rows(node: Any, first: str, rest: str, branches: tuple[str, str, str]) -> Iterator[list[str | Cell]]:

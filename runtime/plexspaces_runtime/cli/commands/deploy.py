@@ -23,6 +23,7 @@ from .apps import application_path
     "-n", "--namespace", default="default", show_default=True, envvar="PLEXSPACES_NAMESPACE", help="The namespace."
 )
 @click.option("--config", "config_text", help="The type's configuration: a JSON object, or @file.")
+@click.option("--check", is_flag=True, help="Only try it against what durable actors have recorded.")
 @click.option("--dry-run", is_flag=True, help="Only check app-config.toml; nothing is built or sent.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option
@@ -33,6 +34,7 @@ def deploy(
     actor_type: str | None,
     namespace: str,
     config_text: str | None,
+    check: bool,
     dry_run: bool,
     quiet: bool,
 ) -> None:
@@ -40,12 +42,18 @@ def deploy(
 
     What is source is built on the way. A new version replaces the old one without losing a message; of an application,
     only what differs changes.
+
+    With --check nothing is deployed: on throw-away instances the durable actors of the type are made again from their
+    checkpoints and are given the messages they handled since, with the recorded results. The exit status is 1 if one
+    comes to something else than was recorded.
     """
     if source.suffix == ".toml":
         for name in ("actor_type", "namespace", "config_text"):
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--type, --namespace and --config are for one actor type; {source} says it all")
-        _deploy_application(source, dry_run, quiet)
+        if check and dry_run:
+            raise click.UsageError("--dry-run sends nothing, and --check asks the node: say one of them")
+        _deploy_application(source, check, dry_run, quiet)
         return
     if dry_run:
         raise click.UsageError("--dry-run checks app-config.toml; for an actor's source there is plexspaces build")
@@ -57,6 +65,9 @@ def deploy(
     form = {"namespace": namespace, "actor_type": name}
     if config is not None:
         form["config"] = json.dumps(config)
+    if check:
+        _show_checked([_checked(NodeClient(), form, wasm, quiet)])
+        return
     with phases(quiet) as begin:
         begin("deploy", f"{name}, {bytes_text(len(wasm))}")
         files = {"wasm": (f"{name}.wasm", wasm, "application/wasm")}
@@ -72,7 +83,57 @@ def deploy(
             click.echo(f"  try: plexspaces ask {name} {names[0]}{elsewhere}")
 
 
-def _deploy_application(file: Path, dry_run: bool, quiet: bool) -> None:
+def _checked(client: NodeClient, form: dict[str, str], wasm: bytes, quiet: bool) -> dict[str, Any]:
+    """Let the node try a component as an actor type."""
+    name = form["actor_type"]
+    with phases(quiet) as begin:
+        begin("check", f"{name}, {bytes_text(len(wasm))}")
+        files = {"wasm": (f"{name}.wasm", wasm, "application/wasm")}
+        report = client.call("POST", "/api/v1/deploy", form={**form, "check": "true"}, files=files)
+    return {"actor_type": name, **report}
+
+
+def _show_checked(reports: list[dict[str, Any]]) -> None:
+    """What the node said.
+
+    Raises:
+        CommandError: an actor came to something else than was recorded.
+    """
+    diverged = [(report["actor_type"], each) for report in reports for each in report["diverged"]]
+    if json_wanted():
+        show_json({"ok": not diverged, "types": reports})
+    else:
+        for report in reports:
+            actors, agreed = report["agreed"] + len(report["diverged"]), report["agreed"]
+            told = f"{report['actor_type']}: {agreed} of {count_text(actors, 'durable actor')} agreed"
+            click.echo(f"{told} ({count_text(report['messages'], 'message')} replayed)")
+            if report["left_out"]:
+                click.echo(f"  {count_text(report['left_out'], 'actor')} were not tried")
+            for each in report["diverged"]:
+                where = f", message {each['message_id']} ({each['op']})" if each["message_id"] else ""
+                click.echo(f"  {each['actor']}{where}: {each['problem']}")
+    if diverged:
+        raise CommandError(
+            f"{count_text(len(diverged), 'actor')} could not be made again as recorded; nothing was deployed",
+            "mend the code; or deploy it: actors that live go over to it with their state, and for one that cannot "
+            "come back after a crash there is plexspaces journal recover",
+            code="diverged",
+            details={"actors": [each["actor"] for _, each in diverged]},
+        )
+
+
+def _check_application(application: Any, components: dict[str, bytes], quiet: bool) -> None:
+    client, config = NodeClient(), application.config
+    reports = []
+    for child in config.actors():
+        form = {"namespace": config.namespace, "actor_type": child.name}
+        wanted = {"role": child.role, "args": dict(child.args)} if child.role else {"args": dict(child.args)}
+        form["config"] = json.dumps(wanted)
+        reports.append(_checked(client, form, components[child.actor_type], quiet))
+    _show_checked(reports)
+
+
+def _deploy_application(file: Path, check: bool, dry_run: bool, quiet: bool) -> None:
     from ..applications import load_components, read_application, send_application
     from .build import build_with_phases
 
@@ -84,6 +145,9 @@ def _deploy_application(file: Path, dry_run: bool, quiet: bool) -> None:
             click.echo(f"{file} is in order: {application.summary}")
         return
     components = load_components(application, lambda source, output: build_with_phases(source, output, quiet=quiet))
+    if check:
+        _check_application(application, components, quiet)
+        return
     with phases(quiet) as begin:
         begin("deploy", f"{application.config.name}, {bytes_text(sum(map(len, components.values())))}")
         answer = send_application(NodeClient(), application, components)

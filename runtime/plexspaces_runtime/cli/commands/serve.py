@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +28,10 @@ from ..client import NodeClient, Target
 from ..exits import Exit
 from ..output import CommandError, as_command_error, show_finding
 from .deploy import show_deployed
+
+if TYPE_CHECKING:
+    from ...node import Node
+    from ...stores.deployments import Record
 
 
 @click.command(
@@ -135,7 +140,7 @@ async def _serve(
                 hints = "" if example or application is not None else _HINTS.format(path=_path_hint())
                 _banner(url, config, token_file, hints)
                 async with asyncio.TaskGroup() as tasks:
-                    deploying = tasks.create_task(_deploy_all(url, token_file, wanted, application, example))
+                    deploying = tasks.create_task(_deploy_all(node, url, token_file, wanted, application, example))
                     await stop.wait()
                     deploying.cancel()
         finally:
@@ -146,6 +151,7 @@ async def _serve(
 
 
 async def _deploy_all(
+    node: Node,
     url: str,
     token_file: Path,
     wanted: list[tuple[Path, str]],
@@ -153,11 +159,16 @@ async def _deploy_all(
     example: bool,
 ) -> None:
     """Deploy through the same door as everybody; a failure is told and does not end the node."""
+    from ...scope import Scope
+    from ...stores.deployments import APPLICATION
+
     target = await asyncio.to_thread(_local_target, url, token_file)
     failed = False
     steps: list[Callable[[], None]] = [functools.partial(_deploy_one, target, *each) for each in wanted]
     if application is not None:
-        steps.append(functools.partial(_deploy_application, target, application))
+        scope = Scope(target.tenant, application.config.namespace)
+        present = node.deployed_as(scope, APPLICATION, application.config.name)
+        steps.append(functools.partial(_deploy_application, target, application, present))
     for step in steps:
         try:
             await asyncio.to_thread(step)
@@ -168,11 +179,16 @@ async def _deploy_all(
         click.echo(_EXAMPLE.format(url=url, tenant=target.tenant, path=_path_hint()), err=True)
 
 
-def _deploy_application(target: Target, application: Application) -> None:
+def _deploy_application(target: Target, application: Application, present: Record | None) -> None:
     def build(source: Path, output: Path) -> None:
         _build(source.name, source, output)
 
     components = load_components(application, build)
+    hashes = {name: hashlib.sha256(wasm).hexdigest() for name, wasm in components.items()}
+    if present is not None and (present.config, dict(present.components)) == (application.text, hashes):
+        # The node has brought it back by itself; a deployment would start what an operator has stopped.
+        click.echo(f"application {application.config.name} is as it was deployed, version {present.version}", err=True)
+        return
     show_deployed(send_application(NodeClient(target), application, components), err=True)
 
 
@@ -191,8 +207,6 @@ def _local_target(url: str, token_file: Path) -> Target:
 def _deploy_one(target: Target, source: Path, actor_type: str) -> None:
     client = NodeClient(target)
     there = client.call("GET", "/api/v1/deployments", query={"namespace": "default"})["deployments"]
-    if actor_type in {each["actor_type"] for each in there}:
-        return
     if source.suffix == ".wasm":
         wasm = source.read_bytes()
     else:
@@ -200,6 +214,9 @@ def _deploy_one(target: Target, source: Path, actor_type: str) -> None:
             output = Path(folder, "component.wasm")
             _build(actor_type, source, output)
             wasm = output.read_bytes()
+    # What the node has brought back by itself is not deployed again: that would be a new version of the same.
+    if (actor_type, hashlib.sha256(wasm).hexdigest()) in {(each["actor_type"], each["hash"]) for each in there}:
+        return
     client.call(
         "POST",
         "/api/v1/deploy",

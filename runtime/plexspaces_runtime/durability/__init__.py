@@ -1,0 +1,1 @@
+"""Actors that survive the death of their node: journal, checkpoint, replay."""

@@ -1,0 +1,1 @@
+"""What outlives an actor: one ordered stream of writes, and the stores on it."""
