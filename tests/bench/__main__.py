@@ -12,7 +12,7 @@ import uvloop
 
 BENCHES = (
     *("ask", "spawn", "restart", "virtual", "memory", "fairness", "idle", "http"),
-    *("kv", "streams", "tuples", "channels", "durable", "beside", "build"),
+    *("kv", "streams", "tuples", "channels", "durable", "steps", "beside", "build"),
 )
 
 

@@ -9,7 +9,7 @@ from plexspaces_runtime.scope import Address
 from tests.nodes import SCOPE
 
 from .bare import BareFiber
-from .common import Row, counter_wasm, median, node
+from .common import Row, median, node, plain_counter_wasm
 
 _ROUNDS = 9
 _CALLS = 3_000
@@ -19,7 +19,7 @@ _PAYLOAD = '{"amount": 2}'
 async def run() -> list[Row]:
     fiber = BareFiber()
     async with node() as bed:
-        addresses = [await bed.deploy(f"counter{number}", counter_wasm()) for number in range(16)]
+        addresses = [await bed.deploy(f"counter{number}", plain_counter_wasm()) for number in range(16)]
         ask = bed.node.ask
 
         async def asks(address: Address, calls: int) -> None:

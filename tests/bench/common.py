@@ -46,6 +46,15 @@ def counter_wasm() -> Path:
     return build(ROOT / "apps" / "counter" / "counter_actor.py", output).output
 
 
+def plain_counter_wasm() -> Path:
+    """The same counter, not durable, built."""
+    source = default_cache_dir() / "bench" / "plain" / "counter_actor.py"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    durable = (ROOT / "apps" / "counter" / "counter_actor.py").read_text()
+    source.write_text(durable.replace('@actor(facets=["durability"])', "@actor"))
+    return build(source, source.with_suffix(".wasm")).output
+
+
 def zoo_wasm() -> Path:
     """The actors of the tests, built."""
     output = default_cache_dir() / "bench" / "zoo.wasm"

@@ -18,7 +18,7 @@ from plexspaces_runtime.node import Node
 from plexspaces_runtime.scope import Address
 from tests.nodes import SCOPE, TestBed, running
 
-from .common import ROOT, Row, counter_wasm, median
+from .common import ROOT, Row, counter_wasm, median, plain_counter_wasm
 from .kv import _bare, _writer
 
 _CALLERS = 100
@@ -45,9 +45,8 @@ def _config(actors: int, checkpoint_interval: int | None) -> appconfig.AppConfig
 
 
 async def _deploy(bed: TestBed, actors: int, checkpoint_interval: int | None) -> None:
-    await bed.node.deploy_application(
-        SCOPE.tenant, _config(actors, checkpoint_interval), {"counter": counter_wasm()}
-    )
+    wasm = plain_counter_wasm() if checkpoint_interval is None else counter_wasm()
+    await bed.node.deploy_application(SCOPE.tenant, _config(actors, checkpoint_interval), {"counter": wasm})
 
 
 async def _asks(node: Node, address: Address, calls: int) -> None:
@@ -123,7 +122,7 @@ async def run() -> list[Row]:
     return [
         Row("bare writer thread, batches of 64", f"{median(bare_many):,.0f} units/s"),
         Row("asks of 100 actors that are not durable, 100 callers", f"{median(plain_many):,.0f}/s"),
-        Row.at_least("durable asks of 100 actors, 100 callers", median(many), 6_000, "/s"),
+        Row("durable asks of 100 actors, 100 callers", f"{median(many):,.0f}/s"),
         Row.at_least(
             "durable asks of 100 actors / bare writer thread", median(many) / median(bare_many) * 100, 6, "%"
         ),

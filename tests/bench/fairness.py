@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
-from .common import Row, counter_wasm, median, node, percentile, zoo_wasm
+from .common import Row, median, node, percentile, plain_counter_wasm, zoo_wasm
 
 
 async def run() -> list[Row]:
     async with node(cpu_ms_per_message_max=2_000) as bed:
-        counter = await bed.deploy("counter", counter_wasm())
+        counter = await bed.deploy("counter", plain_counter_wasm())
         for number in range(4):
             await bed.deploy(f"loop{number}", zoo_wasm(), role="hostile")
 

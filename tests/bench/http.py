@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .common import Row, counter_wasm, median
+from .common import Row, median, plain_counter_wasm
 
 _SECONDS = 3.0
 _ROUNDS = 5
@@ -37,7 +37,7 @@ async def _serve(kind: str, folder: Path) -> None:
     node = Node(NodeConfig(data_dir=folder, cache_dir=default_cache_dir()))
     await node.start()
     for number in range(8):
-        await node.deploy(Scope("default", "default"), f"counter{number}", counter_wasm(), {})
+        await node.deploy(Scope("default", "default"), f"counter{number}", plain_counter_wasm(), {})
     authority = LocalAuthority.open(folder)
     server = HttpServer(node, Authenticator(authority), HttpConfig(port=0))
     await server.start()
@@ -70,7 +70,7 @@ def _measure(kind: str, folder: Path) -> float:
 
 async def run() -> list[Row]:
     echo, actor = [], []
-    counter_wasm()
+    plain_counter_wasm()
     with TemporaryDirectory() as folder:
         for _ in range(_ROUNDS):
             echo.append(_measure("echo", Path(folder)))

@@ -8,14 +8,14 @@ import time
 from plexspaces_runtime.scope import Address
 from tests.nodes import SCOPE
 
-from .common import Row, counter_wasm, node
+from .common import Row, node, plain_counter_wasm
 
 _SECONDS = 10
 
 
 async def run() -> list[Row]:
     async with node() as bed:
-        await bed.deploy("counter", counter_wasm())
+        await bed.deploy("counter", plain_counter_wasm())
         for number in range(200):
             await bed.node.spawn(Address(SCOPE, "counter", str(number)))
         await asyncio.sleep(1)

@@ -8,14 +8,14 @@ from plexspaces_runtime.errors import PlexSpacesError
 from plexspaces_runtime.scope import Address
 from tests.nodes import SCOPE
 
-from .common import Row, anonymous_kb, counter_wasm, node
+from .common import Row, anonymous_kb, node, plain_counter_wasm
 
 _LIVE = 5_000
 
 
 async def run() -> list[Row]:
     async with node(actors_per_tenant_max=100_000) as bed:
-        await bed.deploy("counter", counter_wasm())
+        await bed.deploy("counter", plain_counter_wasm())
         before_kb = anonymous_kb()
         began = time.perf_counter()
         for number in range(_LIVE):

@@ -7,13 +7,13 @@ import time
 from plexspaces_runtime.scope import Address
 from tests.nodes import SCOPE
 
-from .common import Row, counter_wasm, median, node, percentile
+from .common import Row, median, node, percentile, plain_counter_wasm
 
 
 async def run() -> list[Row]:
     samples, kills = [], []
     async with node() as bed:
-        await bed.deploy("counter", counter_wasm())
+        await bed.deploy("counter", plain_counter_wasm())
         for number in range(500):
             address = Address(SCOPE, "counter", str(number))
             began = time.perf_counter()

@@ -9,7 +9,7 @@ from plexspaces_runtime.deployment import appconfig
 from plexspaces_runtime.scope import Address
 from tests.nodes import SCOPE
 
-from .common import Row, anonymous_kb, counter_wasm, median, node, percentile
+from .common import Row, anonymous_kb, median, node, percentile, plain_counter_wasm
 
 _NAMES = 100_000
 _RESIDENT = 500
@@ -32,7 +32,7 @@ facets = [{ type = "virtual_actor", config = { idle_timeout = "1h" } }]
 async def run() -> list[Row]:
     chance = random.Random(1)
     async with node(virtual_actors_resident_per_tenant_max=_RESIDENT) as bed:
-        await bed.node.deploy_application(SCOPE.tenant, appconfig.parse(_CONFIG), {"counter": counter_wasm()})
+        await bed.node.deploy_application(SCOPE.tenant, appconfig.parse(_CONFIG), {"counter": plain_counter_wasm()})
         ask = bed.node.ask
         first, again = [], []
         most = 0

@@ -293,6 +293,28 @@ def test_an_effect_that_failed_is_tried_again(tmp_path: Path) -> None:
     assert lives.fired[-1] == (Ok(1), "Ok")
 
 
+def test_what_was_done_after_an_error_is_not_done_again_either(tmp_path: Path) -> None:
+    lives = Lives(tmp_path, max_attempts=4)
+
+    def handler(memory: Memory, op: str, arguments: Any, sender: str) -> Generator[Any, Any, Any]:
+        if op == "try":
+            answer = yield call("messaging", "ask", "nobody", "get", "{}", 0)
+            booked = yield call("keyvalue", "increment", "apologies", 1)
+            lives.fired.append((type(answer).__name__, booked))
+            raise Crash("after all")
+        return (yield call("keyvalue", "get", "apologies")).value
+
+    lives.handler = handler
+
+    async def work(node: Node) -> Any:
+        await node.tell(ONE, "try", "{}")
+        await asyncio.sleep(5)
+        return await ask(node, "look")
+
+    assert lives.live(work) == "1"
+    assert lives.fired == [("Err", Ok(1))] * 4
+
+
 def test_an_ask_that_crashes_is_not_tried_again_and_says_the_same_when_repeated(tmp_path: Path) -> None:
     lives = Lives(tmp_path)
 

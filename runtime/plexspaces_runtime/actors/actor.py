@@ -126,6 +126,7 @@ class Actor:
         "alarm",
         "asks",
         "cpu_budget_ns",
+        "cpu_called_ns",
         "cpu_ns",
         "cpu_total_ns",
         "current",
@@ -216,6 +217,8 @@ class Actor:
         self.wait_token = 0
         # Of the message or step under way.
         self.cpu_ns = 0
+        # And how much of that before its last host call.
+        self.cpu_called_ns = 0
         # How much of it an off-loading thread may still spend.
         self.cpu_budget_ns = 0
         self.host_calls = 0

@@ -205,19 +205,21 @@ def _ended(turn: Turn, end: dict[str, Any], number: int, row: Row, history: Hist
 
 
 def _for_another_attempt(turn: Turn) -> Turn:
-    """What another attempt is given again: up to the first error, which may be why this one failed.
+    """What another attempt is given again: all but the errors at its end, which may be why this one failed.
 
-    To a workflow's run errors are what it decides by, and what it has taken, a signal say, is not there any more.
+    An error after which something else was done is given again, or that would be done twice.  To a workflow's run
+    errors are what it decides by, and what it has taken, a signal say, is not there any more.
     """
-    good = next(
-        (n for n, effect in enumerate(turn.effects) if isinstance(effect.result, dict) and "err" in effect.result),
-        len(turn.effects),
-    )
-    if turn.envelope.kind is Kind.RUN:
-        good = len(turn.effects)
+    good = len(turn.effects)
+    while turn.envelope.kind is not Kind.RUN and good and _is_error(turn.effects[good - 1]):
+        good -= 1
     effects = turn.effects[:good]
     begun = {index: at_ms for index, at_ms in turn.begun.items() if any(each.index == index for each in effects)}
     return Turn(turn.envelope, turn.start, effects, begun=begun, again=True, reused=len(effects))
+
+
+def _is_error(effect: Effect) -> bool:
+    return isinstance(effect.result, dict) and "err" in effect.result
 
 
 def shortened(effects: list[Effect]) -> list[Effect]:
@@ -405,6 +407,10 @@ class Durable(Keeper):
                     )
                 )
                 return
+            except Exception as fault:
+                # A fault of ours, and nobody above waits for this call: whoever waits for the start must hear of it.
+                failed(exits.crashed("internal", f"a fault of the node ({type(fault).__name__}: {fault})"))
+                raise
             go(state)
 
         self.durability.table.settled(settled)
@@ -672,7 +678,8 @@ class Durable(Keeper):
         if not turn.start:
             turn.start = self._number + 1
             self._record("message", self._beginning(turn))
-        if turn.function in _LONG and turn.index not in turn.begun:
+        # One that only looks whether something is there waits for nothing.
+        if turn.function in _LONG and turn.request != "[0]" and turn.index not in turn.begun:
             now_ms = turn.begun[turn.index] = self.durability.now_ms()
             self._record("begun", {"i": turn.index, "at_ms": now_ms})
 
@@ -693,7 +700,8 @@ class Durable(Keeper):
 
     def begun_ms(self) -> int:
         turn = self._turn
-        return turn.begun[turn.index] if turn is not None else self.durability.now_ms()
+        begun = turn.begun.get(turn.index) if turn is not None else None
+        return self.durability.now_ms() if begun is None else begun
 
     def replied(self, message_id: str, payload: str) -> bool:
         known = self._replies.get(message_id, MISS)

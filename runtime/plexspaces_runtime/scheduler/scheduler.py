@@ -396,7 +396,8 @@ class Scheduler:
                     f"cpu_ms_per_message_max = {actor.spec.limits.cpu_ms_per_message_max}",
                 ),
             )
-        elif actor.cpu_ns >= self._offload_after_ns:
+        elif (actor.cpu_ns - actor.cpu_called_ns if actor.in_run else actor.cpu_ns) >= self._offload_after_ns:
+            # What a run has used in all says nothing: it may have gone on for days, a little at a time.
             self._offload(actor, cpu_ns_max - actor.cpu_ns)
         else:
             self._wake(actor)
@@ -448,6 +449,7 @@ class Scheduler:
         request = guest.request
         assert request is not None
         actor.wait_token += 1
+        actor.cpu_called_ns = actor.cpu_ns
         try:
             value = self._serve(actor, request)
         except GuestTrap as refusal:
@@ -587,6 +589,7 @@ class Scheduler:
         actor.current = None
         actor.cpu_total_ns += actor.cpu_ns
         actor.cpu_ns = 0
+        actor.cpu_called_ns = 0
         actor.cpu_budget_ns = 0
         actor.host_calls = 0
         actor.log_lines = 0
