@@ -18,9 +18,8 @@ TEXTS = st.one_of(
 )
 BARE = st.sampled_from(["name", "a", "b-c", "d_e", "1"])
 NAMES = st.one_of(BARE, TEXTS.filter(lambda text: "\n" not in text))
-SCALARS = st.one_of(
-    TEXTS, st.integers(-9, 9), st.booleans(), st.just(1.5), st.sampled_from(["1979-05-27 07:32:00", "07:32:00"])
-)
+TIMES = ("1979-05-27 07:32:00", "07:32:00")
+SCALARS = st.one_of(TEXTS, st.integers(-9, 9), st.booleans(), st.just(1.5), st.sampled_from(TIMES))
 
 
 class Writer:
@@ -44,7 +43,7 @@ class Writer:
             self.text += self.choose(st.sampled_from(["\n", "  \n", "# [comment] = \"'\n", "\t# ]]\n"]))
 
     def scalar(self, value: Any) -> None:
-        if isinstance(value, str) and value[:1].isdigit() and ":" in value:
+        if value in TIMES:
             self.text += value
         elif isinstance(value, str) and "\n" in value and "'''" not in value and self.choose(st.booleans()):
             self.text += f"'''\n{value}'''"
