@@ -1,5 +1,7 @@
 # Thin: each target sets up what it needs, then calls one tool.
-#   make run      a node on 127.0.0.1:8080 with the example application
+#   make run      a node on 127.0.0.1:8080 with MiniClaw, and the counter of the README
+#   make example  a node with the counter alone
+#   make demo     a conversation with MiniClaw and what is behind it, on a node of its own, in under a minute
 #   make test     checks and all tests          make check    linters and types only
 #   make bench    the benchmarks, one by one    make clean    the environment and caches of this folder
 #   make torture  kills nodes with durable actors, for as many random programs as PROGRAMS, from the seed SEED on
@@ -10,7 +12,7 @@ READY := $(VENV)/.ready
 PROGRAMS ?= 3000
 SEED ?= 0
 
-.PHONY: run test check unit bench torture setup clean
+.PHONY: run example demo test check unit bench torture setup clean
 
 setup: $(READY)
 
@@ -19,7 +21,13 @@ $(READY): pyproject.toml scripts/setup
 	@touch $@
 
 run: $(READY)
+	$(BIN)/plexspaces serve --example app-config.toml
+
+example: $(READY)
 	$(BIN)/plexspaces serve --example
+
+demo: $(READY)
+	$(BIN)/python scripts/demo
 
 test: check
 	$(BIN)/pytest $(PYTEST_ARGS)

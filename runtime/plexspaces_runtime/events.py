@@ -25,6 +25,48 @@ class NodeStopping:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateLoaded:
+    """The node shows this certificate from now on; `days_left` is negative for one that has expired."""
+
+    subject: str
+    names: tuple[str, ...]
+    days_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRefused:
+    """The files of TLS have changed and cannot be used; the node goes on with what it had."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertified:
+    """A client has shown a certificate.  Who it is for the node, its token says.
+
+    Attributes:
+        door: `http` or `grpc`.
+        peer: its address.
+        subject: as RFC 4514 writes it.
+    """
+
+    door: str
+    peer: str
+    subject: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRefused:
+    """A client's certificate carries none of the names that may connect; see `ClientCertified`."""
+
+    door: str
+    peer: str
+    subject: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ComponentDeployed:
     scope: Scope
     actor_type: str
@@ -250,6 +292,25 @@ class MessageRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class CallerRefused:
+    """A message's caller has not the role or scope that the operation needs.
+
+    Attributes:
+        subject: of the caller; "" for a message that nobody has caused.
+        sender: the actor that sent it on the caller's behalf, "" from outside.
+        causation_id: the message that caused it.
+    """
+
+    address: Address
+    message_id: str
+    operation: str
+    subject: str
+    sender: str
+    causation_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class MessageExpired:
     """The asker had stopped waiting before the actor came to its message."""
 
@@ -268,11 +329,47 @@ class FiberOffloaded:
 
 @dataclass(frozen=True, slots=True)
 class PermissionRefused:
-    """An actor called what it was not granted."""
+    """An actor called what it was not granted.
+
+    Attributes:
+        function: of the contract, such as "http.fetch".
+        name: what it was called for, "" for nothing in particular.
+        line: of configuration, that would grant it.
+    """
 
     address: Address
     capability: str
     function: str
+    name: str = ""
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EverythingGranted:
+    """A deployed actor type may do whatever there is, because its configuration says `"*"`."""
+
+    scope: Scope
+    actor_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class EffectCaused:
+    """An actor had the node do something that others can see, and who is answerable; only where it is audited.
+
+    Attributes:
+        name: what it was done to: a key, a path, a channel, an actor, a link; "" where it has no name.
+        message_id: the message that was being handled, "" while the actor started.
+        causation_id: the message that caused that one, "" for one from outside.
+        subject: who started the work, "" if nobody did.
+    """
+
+    address: Address
+    interface: str
+    function: str
+    name: str
+    message_id: str
+    causation_id: str
+    subject: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,8 +488,198 @@ class MessageDeadLettered:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class EgressRequested:
+    """A request leaves through a service link.
+
+    Attributes:
+        actor: the one that asked for it, inside its namespace.
+        path: without the query, which may hold what is nobody's business.
+        attempt: 1 for the first.
+        caller: the subject of the token that started the work.
+        message_id: of the message that the actor was handling.
+        trace: W3C `traceparent` of that work.
+    """
+
+    scope: Scope
+    actor: str
+    link: str
+    method: str
+    path: str
+    attempt: int
+    caller: str
+    message_id: str
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class EgressAnswered:
+    """An answer came through a service link; of one that is read piece by piece, its head.
+
+    Attributes:
+        ms: since the attempt began.
+        bytes: of the body, decompressed; 0 for one that is read piece by piece.
+    """
+
+    scope: Scope
+    actor: str
+    link: str
+    method: str
+    path: str
+    status: int
+    ms: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EgressFailed:
+    """An attempt brought no answer; `code` is that of the error."""
+
+    scope: Scope
+    actor: str
+    link: str
+    method: str
+    path: str
+    code: str
+    message: str
+    ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRefused:
+    """A request was not let out.
+
+    Attributes:
+        reason: which rule was against it, and what in the configuration would allow it.
+    """
+
+    scope: Scope
+    actor: str
+    link: str
+    method: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """A service link's circuit breaker, for one tenant, went from one state to another."""
+
+    scope: Scope
+    link: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecretReflected:
+    """An answer held secrets that its request had carried; they were taken out.
+
+    Attributes:
+        names: of the secrets, never what they are.
+    """
+
+    scope: Scope
+    actor: str
+    link: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSet:
+    """A named secret has a new value; `by` is the subject who gave it."""
+
+    tenant: str
+    name: str
+    version: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRemoved:
+    """A named secret is forgotten."""
+
+    tenant: str
+    name: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKeyReplaced:
+    """The node's secrets are under a new master key."""
+
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRegistered:
+    """An actor let a phantom token stand for a value in requests through these links."""
+
+    address: Address
+    token: str
+    links: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRefused:
+    """A request held a phantom token that is not for its link.
+
+    Attributes:
+        links: those that it is for; none for a token that was never registered.
+    """
+
+    scope: Scope
+    link: str
+    token: str
+    links: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SecretInRequest:
+    """A request was refused because it held what is secret, itself: a guest knows it that should not.
+
+    Attributes:
+        names: of what it held; none where it only looked so, in too many places to tell.
+    """
+
+    scope: Scope
+    link: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted:
+    """An isolated application's process is there.
+
+    Attributes:
+        missing: what this machine's kernel could not do to confine it, a phrase each.
+    """
+
+    scope: Scope
+    application: str
+    pid: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded:
+    """An isolated application's process is gone.
+
+    Attributes:
+        delay_s: how long the next one would wait before it is started.
+    """
+
+    scope: Scope
+    application: str
+    pid: int
+    reason: str
+    delay_s: float
+
+
 Event = (
     NodeStarted
+    | ProcessStarted
+    | ProcessEnded
     | StorageFailed
     | StorageRecovered
     | StorageFault
@@ -405,6 +692,10 @@ Event = (
     | UpgradeRefused
     | ActorExited
     | SupervisorGaveUp
+    | CertificateLoaded
+    | CertificateRefused
+    | ClientCertified
+    | ClientRefused
     | ApplicationDeployed
     | ApplicationRefused
     | ApplicationRestarted
@@ -418,9 +709,12 @@ Event = (
     | DeadLetter
     | FacetFault
     | MessageRefused
+    | CallerRefused
     | MessageExpired
     | FiberOffloaded
     | PermissionRefused
+    | EverythingGranted
+    | EffectCaused
     | HostFault
     | NodeFault
     | GuestLogged
@@ -429,6 +723,18 @@ Event = (
     | StreamResumed
     | ScheduledAppendRefused
     | MessageDeadLettered
+    | EgressRequested
+    | EgressAnswered
+    | EgressFailed
+    | EgressRefused
+    | BreakerChanged
+    | SecretReflected
+    | SecretSet
+    | SecretRemoved
+    | MasterKeyReplaced
+    | CredentialRegistered
+    | CredentialRefused
+    | SecretInRequest
 )
 
 

@@ -21,6 +21,8 @@ _GUEST_LEVELS: Final = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
+# Renewed certificates come a month before the old ones end.
+_EXPIRES_SOON_DAYS: Final = 14
 _DEBUG, _INFO, _WARNING, _ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
 
@@ -47,6 +49,17 @@ def _kind(kind: str) -> str:
 LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
     events.NodeStarted: lambda e: (_INFO, "the node accepts work"),
     events.NodeStopping: lambda e: (_INFO, f"the node stops: running messages have {e.grace_s:g} s"),
+    events.CertificateLoaded: lambda e: (
+        _WARNING if e.days_left < _EXPIRES_SOON_DAYS else _INFO,
+        f"TLS with the certificate of {e.subject} for {', '.join(e.names)}, "
+        + (f"which expires in {e.days_left} days" if e.days_left >= 0 else "which has expired: renew it"),
+    ),
+    events.CertificateRefused: lambda e: (_ERROR, f"TLS goes on with the certificate it had: {e.message}"),
+    events.ClientCertified: lambda e: (_INFO, f"{e.subject} connects over {e.door} from {e.peer}"),
+    events.ClientRefused: lambda e: (
+        _WARNING,
+        f"refused {e.subject}, who connects over {e.door} from {e.peer}: none of its names is in client_names",
+    ),
     events.StorageFailed: lambda e: (_ERROR, e.message),
     events.StorageRecovered: lambda e: (_INFO, "the disk takes writes again, and what waited is stored"),
     events.StorageFault: lambda e: (_ERROR, f"a write could not be stored: {e.message}"),
@@ -86,6 +99,16 @@ LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
         + (f"the node tries again in {e.delay_s:g} s" if e.delay_s else "nothing of it is deleted"),
     ),
     events.SpawnedNotRestored: lambda e: (_WARNING, f"could not be spawned again: {e.message} ({e.code})"),
+    events.ProcessStarted: lambda e: (
+        _WARNING if e.missing else _INFO,
+        f"the process of {e.application} has started (pid {e.pid})"
+        + (f", less confined than it could be: {'; '.join(e.missing)}" if e.missing else ""),
+    ),
+    events.ProcessEnded: lambda e: (
+        _WARNING if e.delay_s else _INFO,
+        f"the process of {e.application} has ended (pid {e.pid}): {e.reason}"
+        + (f"; the next one waits {e.delay_s:g} s" if e.delay_s else ""),
+    ),
     events.DeactivationRefused: lambda e: (_WARNING, f"stays resident: {e.message}"),
     events.StateNotKept: lambda e: (_WARNING, f"no checkpoint: {e.message}"),
     events.DeadLetter: lambda e: (
@@ -101,12 +124,30 @@ LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
         _INFO,
         f"refused message {e.message_id} ({e.operation}), which nobody waits for: {e.message} ({e.code})",
     ),
+    events.CallerRefused: lambda e: (
+        _WARNING,
+        f"refused message {e.message_id} ({e.operation}) of {e.subject or 'nobody'}"
+        + (f", sent by {e.sender}" if e.sender else "")
+        + f": {e.message}",
+    ),
     events.MessageExpired: lambda e: (_INFO, f"message {e.message_id} was not handled: nobody waits for it any more"),
     events.FiberOffloaded: lambda e: (
         _INFO,
         f"message {e.message_id} has computed for {e.cpu_ms:.0f} ms and goes on on another thread",
     ),
-    events.PermissionRefused: lambda e: (_WARNING, f"was refused {e.capability}.{e.function}: not granted"),
+    events.PermissionRefused: lambda e: (
+        _WARNING,
+        f"was refused {e.function}" + (f" of {e.name!r}" if e.name else "") + f": that takes {e.line}",
+    ),
+    events.EverythingGranted: lambda e: (
+        _WARNING,
+        f'actor type {e.actor_type} may do everything there is: its capabilities say "*"; see `plexspaces grants`',
+    ),
+    events.EffectCaused: lambda e: (
+        _INFO,
+        f"{e.interface}.{e.function}" + (f" {e.name!r}" if e.name else "") + f" for {e.subject or 'nobody'} "
+        f"(message {e.message_id or 'none'}" + (f", caused by {e.causation_id})" if e.causation_id else ")"),
+    ),
     events.HostFault: lambda e: (_ERROR, f"host function {e.interface}.{e.function} failed: {e.message}"),
     events.NodeFault: lambda e: (_ERROR, f"a fault of the node: {e.message}\n{e.traceback.rstrip()}"),
     events.GuestLogged: lambda e: (_GUEST_LEVELS.get(e.level, _INFO), e.message),
@@ -132,6 +173,48 @@ LINES: Final[dict[type[Any], Callable[[Any], tuple[int, str]]]] = {
         _WARNING,
         f"scheduled append {e.schedule_id} to stream {e.path} was refused: {e.message} ({e.code})"
         + ("; it is tried again" if e.retried else "; this one is left out"),
+    ),
+    events.EgressRequested: lambda e: (
+        _DEBUG,
+        f"{e.actor} requests {e.method} {e.path} through link {e.link}"
+        + (f" (attempt {e.attempt})" if e.attempt > 1 else ""),
+    ),
+    events.EgressAnswered: lambda e: (
+        _DEBUG,
+        f"{e.method} {e.path} through link {e.link} for {e.actor}: {e.status} in {e.ms} ms, {e.bytes} bytes",
+    ),
+    events.EgressFailed: lambda e: (
+        _INFO,
+        f"{e.method} {e.path} through link {e.link} for {e.actor} failed after {e.ms} ms: {e.message} ({e.code})",
+    ),
+    events.EgressRefused: lambda e: (
+        _WARNING,
+        f"{e.actor} was refused {e.method} {e.path} through link {e.link}: {e.reason}",
+    ),
+    events.BreakerChanged: lambda e: (
+        _INFO if e.after == "closed" else _WARNING,
+        f"the circuit breaker of link {e.link} is {e.after}; it was {e.before}",
+    ),
+    events.SecretReflected: lambda e: (
+        _WARNING,
+        f"an answer to {e.actor} through link {e.link} held what is secret ({', '.join(e.names)}); it was taken out",
+    ),
+    events.SecretSet: lambda e: (_INFO, f"secret {e.name} of tenant {e.tenant} was set by {e.by}, version {e.version}"),
+    events.SecretRemoved: lambda e: (_INFO, f"secret {e.name} of tenant {e.tenant} was removed by {e.by}"),
+    events.MasterKeyReplaced: lambda e: (_INFO, f"the secrets are under a new master key, {e.fingerprint}"),
+    events.CredentialRegistered: lambda e: (
+        _INFO,
+        f"registered the phantom token {e.token} for {', '.join(e.links)}",
+    ),
+    events.CredentialRefused: lambda e: (
+        _WARNING,
+        f"a request through link {e.link} held the phantom token {e.token}, which is "
+        + (f"for {', '.join(e.links)}" if e.links else "not registered"),
+    ),
+    events.SecretInRequest: lambda e: (
+        _ERROR,
+        f"a request through link {e.link} was refused: it held the value of "
+        + (", ".join(e.names) or "what looks like many secrets"),
     ),
 }
 

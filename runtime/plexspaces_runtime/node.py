@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,19 @@ from .config import Limits, NodeConfig
 from .deployment.appconfig import AppConfig, FacetTypes
 from .deployment.applications import Applications
 from .deployment.checks import Checks, Report
+from .deployment.grants import GrantReport
 from .deployment.model import Deployment
+from .deployment.nodelinks import node_links
 from .deployment.status import ApplicationStatus, TreeNode
 from .durability.durability import Durability
 from .durability.facet import DurabilityType
 from .durability.journals import Journals
+from .egress.credentials import VaultCredentials, secrets_of
+from .egress.egress import Egress
+from .egress.keys import KEY_BYTES, Keys, MasterKey, open_keys
+from .egress.links import LinkState
+from .egress.vault import Vault
+from .egress.veil import Veil
 from .errors import InvalidArgument, MailboxFull, PlexSpacesError, Unavailable
 from .events import EventBus, NodeStarted, NodeStopping
 from .facets.kind import Chain
@@ -37,6 +46,7 @@ from .facets.workflow import Workflow, WorkflowType
 from .host import Host
 from .host.workflow import Runs
 from .ids import Ids, SystemIds
+from .isolation.processes import Processes
 from .scheduler import Scheduler
 from .scope import Address, Caller, Scope
 from .stores.database import Database
@@ -59,6 +69,7 @@ class Node:
         sandbox: makes what holds the guests, from the cache directory and the limits.
         in_memory: keep the stores in memory, for simulations.
         database: in place of the data directory's own, for simulations of crashes.
+        egress: makes the way out; for simulations of what is outside.
     """
 
     def __init__(
@@ -70,15 +81,19 @@ class Node:
         sandbox: Callable[[Path, Limits], Sandbox] = Sandbox,
         in_memory: bool = False,
         database: Database | None = None,
+        egress: Callable[..., Egress] = Egress,
     ) -> None:
         self.config = config
         self.limits = config.limits
+        self.quotas = config.quotas
         self.clock: Clock = clock or SystemClock()
         self.ids: Ids = ids or SystemIds()
         self.events = EventBus()
         self._make_sandbox = sandbox
         self._in_memory = in_memory
         self._database = database
+        self._make_egress = egress
+        self._node_links = node_links(config.links)
         self._accepting = False
         self._alarms: dict[str, asyncio.TimerHandle] = {}
 
@@ -101,6 +116,13 @@ class Node:
             database=self._database,
         )
         await stores.start()
+        try:
+            self.vault = self._open_vault(stores)
+        except PlexSpacesError:
+            # Whoever mends it starts another node on the same data directory.
+            await stores.stop()
+            raise
+        self._veil = Veil(self.vault.veil)
         self._registry = Registry(limits.actors_per_tenant_max)
         self._asks = Asks(self.clock, self._alarm("asks", lambda: self._asks.ring()))
         self._sandbox = self._make_sandbox(self.config.cache_dir, limits)
@@ -154,8 +176,19 @@ class Node:
             limits=limits,
             workflow=WorkflowType(self._runs),
         )
+        self._processes = Processes(
+            package=self._sandbox.package,
+            components=self.config.cache_dir / "components",
+            compiled_file=lambda program: self._sandbox.compiled_file(program),
+            limits=limits,
+            clock=self.clock,
+            events=self.events,
+            loop=loop,
+            isolates=self.config.isolation == "process",
+        )
         self._applications = Applications(
             sandbox=self._sandbox,
+            processes=self._processes,
             scheduler=self._scheduler,
             registry=self._registry,
             asks=self._asks,
@@ -166,7 +199,10 @@ class Node:
             facets=self._facets,
             residents=self._residents,
             kept=stores.deployments,
+            permissions=host.permissions,
             loop=loop,
+            set_links=lambda scope, application, links: self._egress.set_links(scope, application, links),
+            veil=self._veil,
         )
         self.journals = Journals(
             self._durability,
@@ -176,6 +212,20 @@ class Node:
             start=self._applications.bring_up,
         )
         host.spawner = self._applications
+        host.vault, host.veil = self.vault, self._veil
+        self._permissions = host.permissions
+        host.audited = self.config.audit == "effects"
+        self._exchanges = host.exchanges
+        self._egress = host.egress = self._make_egress(
+            clock=self.clock,
+            ids=self.ids,
+            events=self.events,
+            loop=loop,
+            credentials=VaultCredentials(self.vault, self.events),
+            permitted=tuple(ip_network(text) for text in self.config.egress.permitted),
+            node_links=self._node_links,
+            flushed=stores.flushed,
+        )
         host.keyvalue, host.locks, host.blobs = stores.keyvalue, stores.locks, stores.blobs
         host.tuplespace, host.channels, host.streams = stores.tuplespace, stores.channels, stores.streams
         self._sandbox.start()
@@ -206,7 +256,10 @@ class Node:
         await self._applications.close(min(_TERMINATE_S, deadline - self._loop.time()))
         while self._scheduler.offloaded:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.001)
+        # At once: a request that is being given up may wait for a connection that the other closes.
+        await asyncio.gather(self._exchanges.close(), self._egress.close())
         self._scheduler.close()
+        await self._processes.close()
         await self._sandbox.close()
         for alarm in self._alarms.values():
             alarm.cancel()
@@ -243,6 +296,8 @@ class Node:
         actor = self._find(address)
         _check_kind(actor, kind)
         check_size("payload", payload, self.limits.payload_bytes_max)
+        if self._veil.declared:
+            payload = self._veil.drawn(address, op, payload)
         waiter = _Waiter()
         timeout_ns = self.limits.ask_timeout_ms * 1_000_000 if timeout_s is None else int(timeout_s * 1e9)
         deadline_ns = self.clock.monotonic_ns() + timeout_ns
@@ -296,6 +351,8 @@ class Node:
         actor = self._find(address)
         _check_kind(actor, kind)
         check_size("payload", payload, self.limits.payload_bytes_max)
+        if self._veil.declared:
+            payload = self._veil.drawn(address, op, payload)
         envelope = Envelope(message_id or self.ids.next("m"), kind, op, payload, None, caller, 0, trace)
         envelope.repeatable = bool(message_id)
         if not self._scheduler.deliver(actor, envelope):
@@ -304,6 +361,26 @@ class Node:
             # Accepted means kept.
             await self.stores.flushed()
         return envelope.id
+
+    def links(self, tenant: str) -> list[LinkState]:
+        """A tenant's ways out, and the node's that it may use."""
+        return self._egress.states(tenant)
+
+    def secret_users(self, tenant: str) -> dict[str, list[str]]:
+        """By secret, the links of a tenant that name it: `namespace/link`, or `link` for the node's."""
+        users: dict[str, list[str]] = {}
+        for namespace, link in self._egress.links_of(tenant):
+            for name in secrets_of(link.auth):
+                users.setdefault(name, []).append(f"{namespace}/{link.name}" if namespace else link.name)
+        return users
+
+    def veiled(self, address: Address, op: str, payload: str) -> str:
+        """A message's arguments as its receiver may see them, and anybody may keep them: see `Veil.drawn`.
+
+        Raises:
+            InvalidArgument, LimitExceeded, Unavailable
+        """
+        return self._veil.drawn(address, op, payload)
 
     # -- deployments and actors ---------------------------------------------------------------------------
 
@@ -405,6 +482,25 @@ class Node:
         """What is kept of a deployment, to be started again with the node."""
         return self.stores.deployments.find(scope, kind, name)
 
+    def grants(self, scope: Scope, actor_type: str) -> GrantReport:
+        """What a type may do, was refused and was seen to do.
+
+        Raises:
+            NotFound
+        """
+        return self._applications.grants(scope, actor_type)
+
+    def observe(self, scope: Scope, actor_type: str, *, on: bool) -> None:
+        """Begin or end to keep what actors of a type use; it need not be deployed yet.
+
+        Raises:
+            LimitExceeded
+        """
+        if on:
+            self._permissions.watch(scope, actor_type)
+        else:
+            self._permissions.unwatch(scope, actor_type)
+
     def namespaces(self, tenant: str) -> list[str]:
         """Where a tenant has something deployed."""
         return self._applications.namespaces(tenant)
@@ -440,6 +536,11 @@ class Node:
         return self._facets.parsers
 
     @property
+    def home_tenant(self) -> str:
+        """The tenant of the local token: its administrators run the node."""
+        return self.config.tenant
+
+    @property
     def ready(self) -> bool:
         """Whether work is accepted."""
         return self._accepting
@@ -463,6 +564,31 @@ class Node:
         }
 
     # -- inside -------------------------------------------------------------------------------------------
+
+    def _open_vault(self, stores: Stores) -> Vault:
+        """The vault, under the master key of the data directory or the environment.
+
+        Raises:
+            InvalidArgument: a key file can be read by others, or holds no key.
+            Unavailable: what is kept was written under another key.
+        """
+        in_use = next((row.master for row in stores.secrets.key_rows()), None)
+        if self._in_memory or self._database is not None:
+            # A simulation has no secrets, and no files.
+            keys = Keys(MasterKey(bytes(KEY_BYTES)))
+        else:
+            keys = open_keys(self.config.secrets, self.config.data_dir, in_use, self.ids)
+        vault = Vault(
+            stores.secrets,
+            keys,
+            clock=self.clock,
+            ids=self.ids,
+            events=self.events,
+            limits=self.limits,
+            flushed=stores.flushed,
+        )
+        vault.load()
+        return vault
 
     def _go_on(self) -> None:
         """Let what was interrupted go on, now that everybody is there again."""
@@ -509,6 +635,8 @@ class Node:
             cpu_ms=(actor.cpu_total_ns + actor.cpu_ns) / 1e6,
             waiting_for=tuple(sorted(ask.target.text for ask in actor.asks)),
             facets=actor.facets.report() if isinstance(actor.facets, Chain) else {},
+            capabilities={layer.origin: layer.entries for layer in actor.spec.capabilities.layers},
+            refused=self._permissions.refusals(actor.address.scope, actor.address.type),
         )
 
     def _alarm(self, name: str, ring: Callable[[], None]) -> Callable[[float | None], None]:

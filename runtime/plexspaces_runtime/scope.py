@@ -44,6 +44,7 @@ class Caller:
     subject: str
     roles: frozenset[str] = field(default_factory=frozenset)
     session: str = ""
+    scopes: frozenset[str] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True, slots=True)

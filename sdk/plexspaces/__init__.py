@@ -28,6 +28,7 @@ from ._declare import (
     workflow_actor,
 )
 from ._dispatch import Context
+from ._secret import Secret
 from ._version import __version__
 from .errors import HostError, Refuse, SandboxError
 
@@ -36,6 +37,7 @@ __all__ = [
     "HostError",
     "Refuse",
     "SandboxError",
+    "Secret",
     "__version__",
     "actor",
     "event_actor",

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Final, Literal, Union, get_args, get_origin
 
+from ._secret import Secret
+
 MISSING: Final = object()
 
 Schema = dict[str, Any]
@@ -497,6 +499,7 @@ _PLAIN: Final[dict[Any, Shape]] = {
     int: IntShape(),
     float: FloatShape(),
     str: Plain(str, "string", {"type": "string"}),
+    Secret: Plain(str, "secret string", {"type": "string", "format": "secret", "writeOnly": True}),
     bool: Plain(bool, "boolean", {"type": "boolean"}),
     None: Plain(type(None), "null", {"type": "null"}),
     type(None): Plain(type(None), "null", {"type": "null"}),

@@ -120,7 +120,7 @@ def handler(*names: Any, roles: Iterable[str] = ()) -> Any:
 
     Args:
         names: operations; `"call"` and `"cast"` after the first one, or a list of them, restrict how it is sent.
-        roles: the caller needs one of these roles.
+        roles: the caller needs one of these roles, or of the scopes of its token that are written `scope:NAME`.
     """
     if len(names) == 1 and callable(names[0]) and not isinstance(names[0], str):
         function = names[0]

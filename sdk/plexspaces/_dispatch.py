@@ -73,6 +73,7 @@ class Context:
     Attributes:
         subject: whom the token named, "" for work of the node's own.
         roles: the subject's.
+        scopes: of the subject's token.
         session: what the caller groups messages by.
         trace: the W3C `traceparent`.
         causation_id: the message that caused this one.
@@ -89,6 +90,14 @@ class Context:
     deadline_ms: int | None = None
     message_id: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict)
+    scopes: frozenset[str] = frozenset()
+
+    def meets(self, needed: frozenset[str]) -> bool:
+        """Whether the caller has one of these roles, or of the scopes that are written `scope:NAME`."""
+        return any(
+            each.removeprefix("scope:") in self.scopes if each.startswith("scope:") else each in self.roles
+            for each in needed
+        )
 
     @classmethod
     def parse(cls, text: str, message_id: str = "") -> Context:
@@ -105,6 +114,7 @@ class Context:
             deadline_ms=raw.get("deadline_ms"),
             message_id=message_id,
             raw=raw,
+            scopes=frozenset(raw.get("scopes") or ()),
         )
 
 
@@ -503,7 +513,7 @@ class Dispatcher:
         Args:
             begin: called once nothing stands against it.
         """
-        if known.roles and not known.roles & self.context.roles:
+        if known.roles and not self.context.meets(known.roles):
             needed = " or ".join(sorted(known.roles))
             raise Refuse(
                 "permission-denied",

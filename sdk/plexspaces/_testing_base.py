@@ -52,6 +52,7 @@ LIMITS: Final[Mapping[str, float]] = {
     "stream_keys_max": 1_000,
     "stream_key_age_s_max": 86_400.0,
     "stream_subscriptions_per_actor_max": 100,
+    "http_streams_per_actor_max": 16,
     "signals_waiting_max": 1_000,
     "promises_per_tenant_max": 100_000,
 }

@@ -440,6 +440,16 @@ class Workflows:
         record = self._records.get(cell.actor_id)
         return run if run is not None and record is run.record else None
 
+    def outside_id(self, cell: _Cell) -> str | None:
+        """What a call that the run makes now is known by outside: the same if it is made again after a crash, or by
+        another attempt at its step; None when no run calls."""
+        run = self.executing(cell)
+        if run is None:
+            return None
+        if not run.step.trying:
+            return f"{run.envelope.id}/{run.made}"
+        return f"{run.envelope.id}/{run.step.name}/{len(run.record.calls) - run.attempt_at}"
+
     def interrupt(self, run: Run) -> None:
         """Tell a run once that it is to be cancelled, never within a step.
 

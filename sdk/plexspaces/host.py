@@ -80,6 +80,7 @@ __all__ = [
     "debug",
     "demonitor",
     "error",
+    "forget_credential",
     "http_fetch",
     "http_stream",
     "info",
@@ -99,6 +100,7 @@ __all__ = [
     "now_ms",
     "process_groups",
     "random_bytes",
+    "register_credential",
     "registry",
     "reply",
     "self_id",
@@ -1022,14 +1024,35 @@ stream: Final = _Stream()
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An answer from outside; the names of headers are in lower case."""
+    """An answer from outside.
+
+    Attributes:
+        headers: the names are in lower case.
+        body: as text; of bytes that are no UTF-8, with U+FFFD for what cannot be read: see `content`.
+        content: the bytes.
+    """
 
     status: int
     headers: dict[str, str]
     body: str
+    binary: bytes | None = None
+
+    @property
+    def text(self) -> str:
+        """The same as `body`."""
+        return self.body
+
+    @property
+    def content(self) -> bytes:
+        """The body's bytes."""
+        return self.body.encode() if self.binary is None else self.binary
 
     def json(self) -> Any:
-        """The body as JSON."""
+        """The body as JSON.
+
+        Raises:
+            ValueError: it is none.
+        """
         return json.loads(self.body)
 
     @property
@@ -1039,7 +1062,11 @@ class HttpResponse:
 
 
 class HttpStream:
-    """An answer that is read piece by piece: iterate over it, inside `with`."""
+    """An answer that is read piece by piece, each a text: iterate over it, inside `with`.
+
+    Reading may raise what `http_fetch` may, and `unavailable` when a durable actor was restarted in between: the pieces
+    it has read are given to it again, the rest is lost.
+    """
 
     def __init__(self, status: int, headers: dict[str, str], stream_id: str) -> None:
         self.status = status
@@ -1072,15 +1099,27 @@ def _request(
     link: str, method: str, path: str, body: Any, headers: Mapping[str, str] | None, timeout_ms: int
 ) -> Any:
     sent = dict(headers or {})
+    binary = isinstance(body, bytes | bytearray | memoryview)
     if body is None:
         text = ""
     elif isinstance(body, str):
         text = body
+    elif binary:
+        text = base64.b64encode(body).decode()
     else:
         text = _value(body)
         if not any(name.lower() == "content-type" for name in sent):
             sent["content-type"] = "application/json"
-    return _imports.current.http.Request(link, method.upper(), path, json.dumps(sent), text, timeout_ms)
+    try:
+        written = json.dumps(sent)
+        for each in (link, method, path, text):
+            each.encode()
+    except (TypeError, ValueError, AttributeError) as error:
+        # It could not cross the boundary, and would end the actor there.
+        raise InvalidArgument(f"this cannot be sent: {error}") from None
+    return _imports.current.http.Request(
+        link, method.upper(), path, written, text, binary, _whole("timeout_ms", timeout_ms)
+    )
 
 
 def http_fetch(
@@ -1096,14 +1135,24 @@ def http_fetch(
     Args:
         link: its name in the configuration; a guest never names a host.
         path: below the link's base URL, with its query.
-        body: text as it is; anything else as JSON.
-        timeout_ms: milliseconds; 0 takes the link's.
+        body: text and bytes as they are; anything else as JSON.
+        headers: beside those that the link sends.
+        timeout_ms: milliseconds for everything; 0 takes the link's, which is also the most.
+
+    Returns:
+        The whole answer, whatever its status.
 
     Raises:
-        HostError: `not-found` (no such link), `permission-denied`, `deadline-exceeded`, `rate-limited`, `unavailable`.
+        HostError: `not-found` (no such link), `permission-denied` (the link's rules, or the actor's capabilities, do
+            not allow it), `invalid-argument`, `deadline-exceeded`, `rate-limited`, `limit-exceeded` (too large),
+            `unavailable` (no connection, a broken answer, or the link rests after failures).
     """
     response = _do(_imports.current.http.fetch, _request(link, method, path, body, headers, timeout_ms))
-    return HttpResponse(response.status, json.loads(response.headers or "{}"), response.body)
+    answered = json.loads(response.headers or "{}")
+    if not response.body_base64:
+        return HttpResponse(response.status, answered, response.body)
+    binary = base64.b64decode(response.body)
+    return HttpResponse(response.status, answered, binary.decode("utf-8", "replace"), binary)
 
 
 def http_stream(
@@ -1117,6 +1166,35 @@ def http_stream(
     """Like `http_fetch`, with a body that is read piece by piece: `with host.http_stream(...) as answer: ...`."""
     response = _do(_imports.current.http.fetch_stream, _request(link, method, path, body, headers, timeout_ms))
     return HttpStream(response.status, json.loads(response.headers or "{}"), response.body)
+
+
+def register_credential(phantom_token: str, credential: str, links: Iterable[str]) -> str:
+    """Give a credential into the node's vault, and let a token stand for it in requests.
+
+    From then on a request through one of these links may hold the token where the link allows it (in the headers
+    `Authorization` and `X-Api-Key` unless it says otherwise), and leaves with the credential.  Where an answer holds
+    the credential, the token stands in its place.  Nobody can read the credential back.
+
+    Args:
+        phantom_token: 8 to 256 letters, digits, `_`, `.`, `~` or `-`, as nothing else is called; "" lets the node
+            choose.  One that was registered before stands for the new credential from now on.  All actors of the
+            namespace may use it.
+        credential: best the token that an argument annotated `Secret` came as; or the value itself, 8 bytes to 64 KiB.
+        links: names of the links that it may leave through.
+
+    Returns:
+        The token.
+
+    Raises:
+        HostError: `not-found` (no such link), `permission-denied` (a link is not for this actor), `invalid-argument`,
+            `limit-exceeded`.
+    """
+    return _do(_imports.current.http.register_credential, phantom_token, credential, list(links))
+
+
+def forget_credential(phantom_token: str) -> bool:
+    """Take a credential out of the node's vault; True when there was one."""
+    return _do(_imports.current.http.forget_credential, phantom_token)
 
 
 # -- workflows ---------------------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ An actor that waits for a tuple, a message or a lock gets what is there.  Else t
 mailboxes, and where that brings nothing either, time passes until something does or its own is over.  On one stack the
 actor that began to wait last goes on first.
 
-In memory: messages, life, timers, clock, chance, groups, registry, all stores, log, and service links that the test
+In memory: messages, life, timers, clock, chance, groups, registry, all stores, log, service links that the test
 answers, and workflows: a run goes on until it has to wait, and again when it need not any more; see `TestActor.start`.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib
 import inspect
 import itertools
@@ -34,21 +35,25 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
+from zlib import crc32
 
 from . import _calls, _imports, codec, host
 from ._bindings.componentize_py_types import Err, Ok
 from ._bindings.wit_world.imports import types
+from ._dispatch import Context
 from ._guest import INTERFACES
 from ._testing_base import LIMITS, NS_PER_MS, Quotas, VirtualClock, Waiter, check_text, contract_error
 from ._testing_channels import Channels, DeadLetter, Delivery
+from ._testing_credentials import Credentials
+from ._testing_http import Links, TestAnswer, TestLink, TestRequest
 from ._testing_keys import Blob, Blobs, Held, KeyValues, Locks
 from ._testing_streams import Event, Streams, check_path
 from ._testing_tuples import TupleSpace
-from ._testing_workflow import Record, Recorded, TestPromise, TestRun, WorkflowInterface, Workflows
+from ._testing_workflow import Left, Record, Recorded, TestPromise, TestRun, WorkflowInterface, Workflows
 from ._version import __version__
 from ._world import make_world
-from .definition import ActorDefinition
+from .definition import ActorDefinition, Handler
 from .errors import ActorNotFound
 
 __all__ = [
@@ -57,9 +62,12 @@ __all__ = [
     "Exit",
     "LogLine",
     "TestActor",
+    "TestAnswer",
     "TestChannel",
+    "TestLink",
     "TestNode",
     "TestPromise",
+    "TestRequest",
     "TestRun",
     "TestStream",
 ]
@@ -125,6 +133,13 @@ class _Deployed:
     definitions: Mapping[str, ActorDefinition]
     role: str
     shared_keys: bool = False
+    args: str = "{}"
+
+    @property
+    def by_name(self) -> bool:
+        """Its actors exist by being named."""
+        definition = self.definitions[self.role]
+        return "virtual_actor" in definition.facets or definition.behaviour == "Workflow"
 
 
 @dataclass(slots=True, eq=False)
@@ -343,7 +358,6 @@ class TestNode:
         self._telling = False
         self._groups: dict[str, dict[str, None]] = {}
         self._replies: dict[str, str] = {}
-        self._answers: dict[str, Callable[..., Any]] = {}
         # Messages of subscriptions that wait in a mailbox, and pushed ones whose handler will reply later.
         self._fed: dict[str, _Feed | _Push] = {}
         self._deferred: dict[str, tuple[_Push, Delivery]] = {}
@@ -354,22 +368,35 @@ class TestNode:
         self._space = TupleSpace(self._clock, self._limits, quotas)
         self._channels = Channels(self._clock, self._limits, quotas)
         self._streams = Streams(self._clock, self._limits, quotas)
+        self._links = Links(self)
+        self._credentials = Credentials(self._links)
         self._workflows = Workflows(self)
         self._promise_waiters: dict[str, list[Waiter]] = {}
 
     # -- for tests ---------------------------------------------------------------------------------------
 
-    def deploy(self, actor_type: str, actor_class: type, *, shared_keys: bool = False) -> None:
+    def deploy(
+        self,
+        actor_type: str,
+        actor_class: type,
+        *,
+        shared_keys: bool = False,
+        args: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make a class known under a type, so that actors can spawn it.
+
+        Those of a workflow, and of a class with the facet `virtual_actor`, then exist by being named; here they stay
+        in memory.
 
         Args:
             shared_keys: its actors have one key-value space together.
+            args: for the init handler of those that exist by being named.
 
         Raises:
             DefinitionError: the class is no actor.
         """
         definition = ActorDefinition.of(actor_class)
-        self._types[actor_type] = _Deployed({"": definition}, "", shared_keys)
+        self._types[actor_type] = _Deployed({"": definition}, "", shared_keys, json.dumps(dict(args or {})))
 
     def spawn(
         self,
@@ -421,13 +448,14 @@ class TestNode:
         subject: str = "tester",
         roles: Iterable[str] = (),
         session: str = "",
+        scopes: Iterable[str] = (),
     ) -> Any:
-        """Send a message from outside, as a caller with these roles, and return the reply.
+        """Send a message from outside, as a caller with these roles and scopes, and return the reply.
 
         Raises:
             HostError: with the code a caller would see.
         """
-        caller = {"subject": subject, "roles": sorted(roles), "session": session}
+        caller = {"subject": subject, "roles": sorted(roles), "session": session, "scopes": sorted(scopes)}
         return self._from_outside(to, types.MessageKind.CALL, op, payload, timeout_ms=timeout_ms, caller=caller)
 
     def tell(
@@ -475,14 +503,21 @@ class TestNode:
             self._workflows.resolve(promise_id, host._value(value))
         self.settle()
 
-    def answer(self, link: str, function: Callable[[str, str, dict[str, str], str], tuple[int, Any]]) -> None:
+    def http(
+        self, link: str, answer: Callable[[TestRequest], Any] | Iterable[Any], *, timeout_s: float = 120.0
+    ) -> TestLink:
         """Be the outside world behind a service link.
 
         Args:
             link: its name.
-            function: takes method, path, headers and body; gives the status and the body (text, or data as JSON).
+            answer: gets each request, and gives a `TestAnswer`, a body (text, bytes, or data as JSON), a status and a
+                body, None for 204, or a `HostError`, which may also be raised; or a list of such, one after the other.
+            timeout_s: the link's `total_timeout_s`: virtual seconds.
+
+        Returns:
+            The link, which has the requests.
         """
-        self._answers[link] = function
+        return self._links.put(link, answer, timeout_s)
 
     @property
     def now_ms(self) -> int:
@@ -632,10 +667,29 @@ class TestNode:
         cell = self._find(to)
         kinds = types.MessageKind
         envelope.kind = self._workflows.kind(cell, envelope.kind, envelope.op)
+        envelope.payload = self._veiled(cell, envelope.kind, envelope.op, envelope.payload)
+        self._check_access(cell, envelope.kind, envelope.op, envelope.context)
         if envelope.kind is kinds.RUN:
             self._workflows.start(cell, envelope)
         elif envelope.kind is not kinds.SIGNAL or not self._workflows.signal(cell, envelope):
             cell.mailbox.append(envelope)
+
+    def _veiled(self, cell: _Cell, kind: Any, op: str, payload: str) -> str:
+        """A payload as its receiver may see it."""
+        return self._credentials.drawn(cell.actor_id, _handler(cell.definition, kind, op), payload)
+
+    def _check_access(self, cell: _Cell, kind: Any, op: str, context: str) -> None:
+        """What the node asks before it lets a message in; what an actor has it tell itself it does not ask about."""
+        known = _handler(cell.definition, kind, op)
+        if known is None or not known.roles or Context.parse(context).meets(known.roles):
+            return
+        roles = sorted(each for each in known.roles if not each.startswith("scope:"))
+        scopes = sorted(each.removeprefix("scope:") for each in known.roles if each.startswith("scope:"))
+        needed = " or the ".join([f"role {each!r}" for each in roles] + [f"scope {each!r}" for each in scopes])
+        message = f"operation {op!r} of actor {cell.actor_id!r} needs the {needed} (its handler says so)"
+        raise contract_error(
+            "permission-denied", message, operation=op, actor=cell.actor_id, roles=roles, scopes=scopes
+        )
 
     def _start_run(self, actor_id: str, payload: str) -> TestRun:
         self.settle()
@@ -644,6 +698,7 @@ class TestNode:
             if cell.definition.behaviour != "Workflow":
                 raise contract_error("invalid-argument", f"{actor_id} is no workflow")
             context = json.dumps({"subject": "tester", "roles": []})
+            payload = self._veiled(cell, types.MessageKind.RUN, "run", payload)
             run = self._workflows.start(cell, self._envelope(types.MessageKind.RUN, "run", payload, "", context))
         self.settle()
         return TestRun(self, run)
@@ -674,6 +729,8 @@ class TestNode:
     ) -> str:
         cell = self._find(to)
         kind = self._workflows.kind(cell, kind, op)
+        payload = self._veiled(cell, kind, op, payload)
+        self._check_access(cell, kind, op, json.dumps(context))
         if kind is types.MessageKind.QUERY:
             envelope = self._envelope(kind, op, payload, sender, json.dumps(context))
             if (answer := self._workflows.query(cell, envelope)) is not None:
@@ -808,6 +865,11 @@ class TestNode:
 
     def _find(self, actor_id: str) -> _Cell:
         cell = self._cells.get(actor_id)
+        if cell is None:
+            actor_type = actor_id.partition("/")[0]
+            deployed = self._types.get(actor_type)
+            if deployed is not None and deployed.by_name:
+                return self._spawn(actor_type, actor_id, deployed.args, "{}", restart=True)
         if cell is None or not cell.alive:
             raise contract_error("actor-not-found", f"there is no actor {actor_id!r}")
         return cell
@@ -869,6 +931,15 @@ class TestNode:
 
     def _kill_busy(self, cell: _Cell) -> None:
         self._doom(cell, Exit(cell.actor_id, "killed"))
+
+    def _die_in_call(self, cell: _Cell) -> NoReturn:
+        """Let an actor die while it waits for its host."""
+        self._kill_busy(cell)
+        run = self._workflows.executing(cell)
+        if run is None:
+            raise _Killed
+        run.left = True
+        raise Left
 
     def _crashed(self, cell: _Cell, failure: Any) -> None:
         self._end(cell, _crash(cell, failure))
@@ -940,6 +1011,7 @@ class TestNode:
         self._space.forget(cell)
         self._channels.forget(cell)
         self._locks.forget(cell)
+        self._links.forget(cell)
 
     def _keys_of(self, actor_id: str) -> str:
         """Whose key-value space an actor's is: no actor is called like a type's own."""
@@ -994,6 +1066,22 @@ class TestNode:
             yield
         except Err as failure:
             raise _calls.failure(failure.value) from None
+
+
+def _handler(definition: ActorDefinition, kind: Any, op: str) -> Handler | None:
+    """Who takes a message, if it is one that others send."""
+    kinds = types.MessageKind
+    if kind is kinds.RUN:
+        return definition.run
+    if kind is kinds.INFO:
+        return None
+    tables = {
+        kinds.CALL: definition.calls,
+        kinds.CAST: definition.casts,
+        kinds.SIGNAL: definition.signals,
+        kinds.QUERY: definition.queries,
+    }
+    return tables[kind].get(op) or tables[kind].get("*")
 
 
 class TestChannel:
@@ -1287,8 +1375,12 @@ class _Messaging(_Interface):
         push.settle(delivery, None)
 
 
+# What a message passes on to those it causes.
+_CONTEXT_OF_A_CALLER = ("subject", "roles", "scopes", "session", "trace")
+
+
 def _inherited(context: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in context.items() if name in ("subject", "roles", "session", "trace")}
+    return {name: value for name, value in context.items() if name in _CONTEXT_OF_A_CALLER}
 
 
 class _Lifecycle(_Interface):
@@ -1728,13 +1820,34 @@ class _Http(_Interface):
     name = "http"
 
     def fetch(self, request: Any) -> Any:
-        answer = self._node._answers.get(request.link)
-        if answer is None:
-            raise contract_error("not-found", f"there is no link {request.link!r}: give one with TestNode.answer")
-        status, body = answer(request.method, request.path, json.loads(request.headers), request.body)
-        if isinstance(body, str):
-            return self._bindings.Response(status, "{}", body)
-        return self._bindings.Response(status, '{"content-type": "application/json"}', json.dumps(body))
+        status, headers, body = self._node._links.fetch(self._cell, request, self._key(request))
+        try:
+            return self._bindings.Response(status, json.dumps(headers), body.decode(), False)
+        except UnicodeDecodeError:
+            return self._bindings.Response(status, json.dumps(headers), base64.b64encode(body).decode(), True)
+
+    def fetch_stream(self, request: Any) -> Any:
+        status, headers, stream_id = self._node._links.open(self._cell, request, self._key(request))
+        return self._bindings.Response(status, json.dumps(headers), stream_id, False)
+
+    def read_chunk(self, stream_id: str) -> str | None:
+        return self._node._links.read(self._cell, stream_id)
+
+    def close(self, stream_id: str) -> None:
+        self._node._links.close(self._cell, stream_id)
+
+    def register_credential(self, phantom_token: str, credential: str, links: list[str]) -> str:
+        return self._node._credentials.register(phantom_token, credential, links)
+
+    def forget_credential(self, phantom_token: str) -> bool:
+        return self._node._credentials.forget(phantom_token)
+
+    def _key(self, request: Any) -> str:
+        """A durable actor's request has a key that is the same when it is made again."""
+        if not self._cell.durable:
+            return ""
+        key = self._node._workflows.outside_id(self._cell)
+        return f"request-{next(self._node._ids)}" if key is None else f"{key} {crc32(repr(request).encode()):08x}"
 
 
 _FAKES: Final[dict[str, Any]] = {

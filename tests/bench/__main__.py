@@ -11,8 +11,9 @@ from dataclasses import asdict
 import uvloop
 
 BENCHES = (
-    *("ask", "spawn", "restart", "virtual", "memory", "fairness", "idle", "http"),
-    *("kv", "streams", "tuples", "channels", "durable", "steps", "beside", "build"),
+    *("ask", "spawn", "restart", "virtual", "memory", "fairness", "idle", "http", "grpc"),
+    *("kv", "streams", "tuples", "channels", "durable", "steps", "beside", "isolation", "build", "tenants"),
+    "miniclaw",
 )
 
 

@@ -13,14 +13,19 @@ from types import ModuleType
 import orjson
 import pytest
 
+from plexspaces_runtime.actors.capabilities import CAPABILITIES, parse_entries
 from plexspaces_runtime.api.config import HttpConfig
 from plexspaces_runtime.api.faults import FAULTS
+from plexspaces_runtime.api.permissions import NEEDED, ROLES, Permission
 from plexspaces_runtime.api.routes import ROUTES
 from plexspaces_runtime.cli.app import COMMANDS
-from plexspaces_runtime.config import ConfigError, Limits, settings
+from plexspaces_runtime.config import QUOTAS, ConfigError, Limits, settings
 from plexspaces_runtime.deployment.appconfig import parse, reference
+from plexspaces_runtime.deployment.grants import CapabilityNews
+from plexspaces_runtime.deployment.model import DeployConfig
 from plexspaces_runtime.deployment.status import ApplicationStatus
 from plexspaces_runtime.durability.durability import DurabilityConfig
+from plexspaces_runtime.egress.links import LINK_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -57,7 +62,7 @@ def unit(name: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("table", ["node", "auth", "limits"])
+@pytest.mark.parametrize("table", ["node", "auth", "tls", "egress", "secrets", "limits"])
 def test_every_setting_is_documented_as_it_is(table: str) -> None:
     # The directories' defaults depend on the user: the page gives the usual ones.
     per_user = {"data_dir": "~/.local/share/plexspaces", "cache_dir": "~/.cache/plexspaces"}
@@ -74,6 +79,20 @@ def test_every_setting_is_documented_as_it_is(table: str) -> None:
     assert found == expected
 
 
+def test_every_key_of_a_link_is_documented_as_it_is() -> None:
+    found = [
+        [code(name), type_, unit_, default if default == "required" else code(default), doc]
+        for name, type_, unit_, default, doc in rows(DOCS / "egress.md", "## The keys of a link")
+    ]
+    assert found == [[key.name, key.type, key.unit, key.default, key.doc] for key in LINK_KEYS]
+
+
+def test_the_first_link_can_be_read() -> None:
+    (shown,) = blocks(DOCS / "egress.md", "toml")
+    link = parse(shown).links["llm-api"]
+    assert (link.base_url, link.secrets) == ("https://api.openai.com", {"openai"})
+
+
 @pytest.mark.parametrize("table", list(dict.fromkeys(key.table for key in reference())))
 def test_every_key_of_an_application_is_documented_as_it_is(table: str) -> None:
     found = [
@@ -82,6 +101,28 @@ def test_every_key_of_an_application_is_documented_as_it_is(table: str) -> None:
     ]
     expected = [[key.name, key.type, key.unit, key.default, key.doc] for key in reference() if key.table == table]
     assert found == expected
+
+
+def test_every_capability_is_documented_as_it_is() -> None:
+    expected = [
+        [f"`{each.name}`", "yes" if each.by_default else "no", each.names, each.doc] for each in CAPABILITIES
+    ]
+    assert [*rows(DOCS / "capabilities.md", "## Entries")] == expected
+
+
+def test_what_is_told_of_a_versions_capabilities_is_documented() -> None:
+    found = [code(name) for name, _ in rows(DOCS / "capabilities.md", "## What a new version asks for")]
+    assert found == [each.name for each in fields(CapabilityNews)]
+
+
+def test_the_patterns_that_are_shown_are_possible() -> None:
+    shown = [code(entry) for entry, *_ in rows(DOCS / "capabilities.md", "## Patterns")]
+    assert parse_entries(shown) == set(shown)
+
+
+def test_every_key_of_a_type_on_its_own_is_documented() -> None:
+    found = {code(name) for name, *_ in rows(DOCS / "http.md", "## Deploying")}
+    assert found == {each.name for each in fields(DeployConfig)}
 
 
 def test_the_applications_that_are_shown_can_be_read() -> None:
@@ -156,6 +197,22 @@ def test_every_route_is_documented() -> None:
     assert sorted(found) == sorted(expected)
 
 
+def test_who_may_use_what_is_documented_as_it_is() -> None:
+    found = {code(name): may.split(", ") for name, may in rows(DOCS / "authorisation.md", "## Roles of the node")}
+    without = Permission.PUBLIC
+    assert found == {
+        role: [each.value for each in Permission if each in permissions and each is not without]
+        for role, permissions in ROLES.items()
+    }
+    operations = {code(name): may for name, may in rows(DOCS / "authorisation.md", "## Operations")}
+    assert operations == {name: may.value for name, may in NEEDED.items() if may is not without}
+
+
+def test_every_quota_is_documented() -> None:
+    named = " ".join(cell for cell, _ in rows(DOCS / "quotas.md", "## How much may be asked"))
+    assert set(re.findall(r"`(\w+)`", named)) == set(QUOTAS)
+
+
 def test_the_limits_of_the_edge_are_documented() -> None:
     edge = HttpConfig()
     found = {code(name): code(value) for name, value, _ in rows(DOCS / "http.md", "## Limits of the edge")}
@@ -212,7 +269,9 @@ def test_the_readme_shows_the_example_as_it_is(tmp_path: Path, monkeypatch: pyte
         ("actors.md", 4),
         ("behaviours.md", 4),
         ("durability.md", 2),
+        ("egress.md", 3),
         ("facets.md", 1),
+        ("secrets.md", 1),
         ("stores.md", 7),
         ("workflows.md", 2),
     ],

@@ -69,7 +69,8 @@ def test_an_operation_is_complete(path: str, method: str, operation: dict[str, A
     good = [status for status in operation["responses"] if status.startswith("2")]
     assert good
     assert ("401" in operation["responses"]) == bool(operation["security"])
-    takes_body = method in ("post", "put", "patch") and not path.endswith(("/restart", "/retry", "/recover"))
+    bare = ("/restart", "/retry", "/recover", "/observe", "/rotate")
+    takes_body = method in ("post", "put", "patch") and not path.endswith(bare)
     assert ("requestBody" in operation) == takes_body
 
 
@@ -87,7 +88,7 @@ async def test_it_is_served_and_every_operation_exists() -> None:
             concrete = path.format(**named, path="sessions/abc", id="schedule-1")
             options = await served.http.options(concrete)
             assert method.upper() in options.headers["allow"].split(", "), path
-            if path not in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+            if path not in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/chat"):
                 anonymous = await served.http.request(method, concrete, headers={"authorization": ""})
                 assert anonymous.status_code == 401, path
 
@@ -125,6 +126,8 @@ async def test_answers_are_as_described() -> None:
             ("Application", await applied(served)),
             ("Applications", (await served.http.get("/api/v1/applications")).json()),
             ("Tree", (await served.http.get("/api/v1/tree")).json()),
+            ("Links", (await served.http.get("/api/v1/links")).json()),
+            ("Link", (await served.http.get("/api/v1/links")).json()["links"][0]),
             ("TreeRoot", (await served.http.get("/api/v1/tree")).json()["tree"][0]),
             ("TreeNode", (await served.http.get("/api/v1/tree")).json()["tree"][0]["children"][0]),
             ("Appended", (await served.http.post("/api/v1/streams/a/b", json={"event_type": "note"})).json()),

@@ -26,6 +26,7 @@ from plexspaces_runtime.node import Node
 from plexspaces_runtime.scope import Address, Scope
 from plexspaces_runtime.stores.database import FILE, Database, connect
 from plexspaces_runtime.stores.engine import Connection
+from plexspaces_runtime.stores.journal import ENTRY_COLUMNS
 from plexspaces_runtime.stores.stores import SCHEMA
 from tests.simulation.sandbox import Handler, Memory, SimulatedSandbox
 from tests.unit.scripted import call
@@ -270,7 +271,7 @@ class Reading(Database):
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         rows = super().read(sql, parameters)
-        if sql.startswith("SELECT number, kind, body, hash FROM journal"):
+        if sql.startswith(f"SELECT {ENTRY_COLUMNS} FROM journal"):
             self.entries += len(rows)
         return rows
 

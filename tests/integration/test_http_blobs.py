@@ -228,7 +228,17 @@ async def test_every_route_is_blind_to_other_tenants_and_namespaces(served: Serv
         assert (await served.http.delete(address, headers=headers)).status_code == 404
         assert (await served.http.put(address, content=b"theirs", headers=headers)).status_code == 201
     assert (await served.http.get(MAY)).content == DATA
-    token = served.authority.mint("default", "ada", [], 60, namespaces=["other"])
+    token = served.authority.mint("default", "ada", ["admin"], 60, namespaces=["other"])
     for method, address in (("GET", BLOBS), ("GET", MAY), ("PUT", MAY), ("DELETE", MAY)):
         answer = await served.http.request(method, address, headers={"authorization": f"Bearer {token}"})
         assert_problem(answer, 403, "permission-denied")
+
+
+async def test_a_browser_runs_nothing_of_a_blob() -> None:
+    async with serving() as served:
+        page = b"<script>fetch('/api/v1/actors')</script>"
+        await served.http.put("/api/v1/blobs/default/page.html", content=page, headers={"content-type": "text/html"})
+        got = await served.http.get("/api/v1/blobs/default/page.html")
+        assert got.headers["content-type"] == "text/html"
+        assert got.headers["content-security-policy"] == "sandbox; default-src 'none'"
+        assert got.headers["x-content-type-options"] == "nosniff"

@@ -186,7 +186,7 @@ async def test_what_is_not_a_component() -> None:
 
 async def test_a_token_for_some_namespaces() -> None:
     async with serving() as served:
-        token = served.authority.mint("default", "ada", [], 60, namespaces=["mine"])
+        token = served.authority.mint("default", "ada", ["admin"], 60, namespaces=["mine"])
         served.http.headers["authorization"] = f"Bearer {token}"
         assert_problem(await deploy(served), 403, "permission-denied")
         assert served.node.uploads == []
@@ -217,12 +217,12 @@ async def test_more_uploads_than_the_node_takes() -> None:
         )
         _, writer = await served.connect()
         writer.write(head)
-        while not served.server._api._uploads:
+        while not served.server.api._uploads:
             await asyncio.sleep(0)
         refused = await deploy(served)
         assert_problem(refused, 429, "rate-limited")
         assert refused.headers["retry-after"] == "2"
         writer.transport.abort()
-        while served.server._api._uploads:
+        while served.server.api._uploads:
             await asyncio.sleep(0)
         assert (await deploy(served)).status_code == 201

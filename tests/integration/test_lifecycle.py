@@ -105,7 +105,8 @@ class Real:
         self.wasm = wasm
 
     async def put(self, name: str, restart: str = "temporary", **args: Any) -> None:
-        await self.bed.deploy(name, self.wasm, restart=restart, args=args)
+        capabilities = ["default", "spawn", "registry:write"]
+        await self.bed.deploy(name, self.wasm, restart=restart, args=args, capabilities=capabilities)
 
     async def ask(self, name: str, op: str, **arguments: Any) -> Any:
         try:

@@ -141,3 +141,69 @@ def test_a_port_that_is_taken_is_said(serve: Callable[..., Served], tmp_path: Pa
         node = serve("--port", port)
         node.said(f"port {port} of 127.0.0.1 is taken")
         assert node.ended() == 1
+
+
+def test_serving_with_tls_and_grpc(serve: Callable[..., Served], tmp_path: Path) -> None:
+    import grpc  # type: ignore[import-untyped,unused-ignore]
+
+    from plexspaces_runtime.api.grpc.messages import message_class
+    from tests.certificates import Authority
+
+    authority = Authority(tmp_path / "pki")
+    own, ada = authority.server(), authority.sign("ada", client=True)
+    file = tmp_path / "node.toml"
+    file.write_text(
+        f'[tls]\ncert_file = "{own.certificate}"\nkey_file = "{own.key}"\n'
+        f'client_auth = "required"\nclient_ca_file = "{authority.root}"\n'
+    )
+    node = serve("-c", str(file))
+    url = node.said("listening on").split()[-1]
+    where = node.said("gRPC on").split()[-1]
+    assert url.startswith("https://127.0.0.1:")
+    node.said("Ctrl-C stops")
+
+    assert node.run("ps").returncode == 3, "the node wants a certificate"
+    node.env |= {"PLEXSPACES_CLIENT_CERT_FILE": str(ada.certificate), "PLEXSPACES_CLIENT_KEY_FILE": str(ada.key)}
+    found = node.run("ps")
+    assert found.returncode == 0, found.stderr
+
+    # From elsewhere: nothing is believed because of where it was found.
+    node.env |= {"PLEXSPACES_URL": url.replace("127.0.0.1", "localhost")}
+    node.env |= {"PLEXSPACES_TOKEN": (node.data_dir / "token").read_text().strip()}
+    assert node.run("ps").returncode == 3, "nobody has vouched for the node's certificate"
+    node.env |= {"PLEXSPACES_CA_FILE": str(authority.root)}
+    assert node.run("ps").returncode == 0
+
+    files = authority.root, ada.key, ada.certificate
+    credentials = grpc.ssl_channel_credentials(*(each.read_bytes() for each in files))
+    with grpc.secure_channel(where.replace("127.0.0.1", "localhost"), credentials) as channel:
+        listed = channel.unary_unary("/plexspaces.v1.Actors/List")(
+            b"", timeout=20, metadata=[("authorization", f"Bearer {node.env['PLEXSPACES_TOKEN']}")]
+        )
+        assert not message_class("plexspaces.v1.ListActorsReply").FromString(listed).actors
+
+    authority.sign("localhost", dns=("localhost",), ips=("127.0.0.1",), file="server", days=400)
+    node.process.send_signal(signal.SIGHUP)
+    assert "399 days" in node.said("CN=localhost for 127.0.0.1, localhost, which expires in 399")
+    assert node.run("ps").returncode == 0
+    node.process.send_signal(signal.SIGTERM)
+    assert node.ended() == 0
+
+
+def test_a_node_that_others_can_connect_to_needs_tls_or_a_word(serve: Callable[..., Served]) -> None:
+    node = serve("--host", "0.0.0.0")
+    node.said("--insecure-plaintext")
+    assert node.ended() == 1
+    node = serve("--host", "0.0.0.0", "--insecure-plaintext")
+    assert node.said("listening on").split()[-1].startswith("http://127.0.0.1:")
+    node.process.send_signal(signal.SIGTERM)
+    assert node.ended() == 0
+
+
+def test_a_port_for_grpc_that_is_taken_is_said(serve: Callable[..., Served]) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        node = serve("--grpc-port", str(taken.getsockname()[1]))
+        node.said("for gRPC, is taken")
+        assert node.ended() == 1

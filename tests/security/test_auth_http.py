@@ -63,7 +63,7 @@ async def test_another_tenants_actors(method: str, path: str) -> None:
         served.node.spawn(Address(Scope("acme", "default"), "counter"))
         token = served.authority.mint("default", "ada", ["admin"], 60)
         # Paths are remembered: the owner having been there must not open them.
-        owner = served.authority.mint("acme", "bob", [], 60)
+        owner = served.authority.mint("acme", "bob", ["admin"], 60)
         assert (await call(served, "GET", OPERATIONS[2][1], owner, "acme"))[0] == 200
         messages = len(served.node.messages)
         there = await call(served, method, path, token, "acme")
@@ -78,7 +78,7 @@ async def test_another_tenants_actors(method: str, path: str) -> None:
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 async def test_a_namespace_the_token_is_not_for(method: str, path: str) -> None:
     async with serving() as served:
-        token = served.authority.mint("default", "ada", [], 60, namespaces=["mine"])
+        token = served.authority.mint("default", "ada", ["admin"], 60, namespaces=["mine"])
         assert (await call(served, method, path, token))[0] == 403
         assert served.node.messages == []
 
@@ -87,7 +87,7 @@ async def test_lists_show_only_what_the_token_is_for() -> None:
     async with serving() as served:
         for tenant, namespace in (("default", "mine"), ("acme", "mine")):
             served.node.spawn(Address(Scope(tenant, namespace), "counter"))
-        token = served.authority.mint("default", "ada", [], 60, namespaces=["mine"])
+        token = served.authority.mint("default", "ada", ["admin"], 60, namespaces=["mine"])
         headers = {"authorization": f"Bearer {token}"}
         listed = (await served.http.get("/api/v1/actors", headers=headers)).json()["actors"]
         assert [(row["tenant"], row["namespace"]) for row in listed] == [("default", "mine")]
@@ -113,7 +113,7 @@ async def test_an_idempotency_key_does_not_cross_tenants() -> None:
     async with serving() as served:
         served.node.spawn(Address(Scope("acme", "default"), "counter"))
         for tenant in ("default", "acme"):
-            token = served.authority.mint(tenant, "ada", [], 60)
+            token = served.authority.mint(tenant, "ada", ["admin"], 60)
             response = await served.http.post(
                 f"/api/v1/actors/{tenant}/default/counter?wait=5",
                 json={"op": "increment"},

@@ -69,6 +69,12 @@ def b64(data: bytes | dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
+def forge_raw(header: bytes, payload: bytes, secret: bytes) -> str:
+    """As `forge`, with a header that is not even JSON."""
+    signed = f"{b64(header)}.{b64(payload)}"
+    return f"{signed}.{b64(hmac.digest(secret, signed.encode(), hashlib.sha256)) if secret else ''}"
+
+
 def forge(header: dict[str, Any], payload: dict[str, Any] | bytes, secret: bytes = b"") -> str:
     """A token made by hand, signed with an HMAC whatever its header says."""
     signed = f"{b64(header)}.{b64(payload)}"
@@ -196,6 +202,40 @@ async def test_a_key_that_the_token_brings_along(issuer: Authenticator) -> None:
 async def test_a_critical_header(issuer: Authenticator) -> None:
     await refused(issuer, sign(RSA, "RS256", {"kid": "rsa", "crit": ["exp"], "exp": 1}))
     await refused(issuer, sign(RSA, "RS256", {"kid": "rsa", "b64": False}))
+
+
+@pytest.mark.parametrize(
+    "nested", [b"[" * 5000, b'{"alg":' * 800, b'{"alg":"HS256","x":' + b"[" * 3000 + b"]" * 3000 + b"}"]
+)
+async def test_a_header_that_nests_deeper_than_any_parser_goes(issuer: Authenticator, nested: bytes) -> None:
+    """Nobody has to have a key for this, so it must not be a fault of the node's."""
+    await refused(issuer, f"{b64(nested)}.{b64(claims())}.{b64(b'x' * 32)}")
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["hs256", "Hs256", "HS256 ", " HS256", "HS256\0", "HS-256", "HS256,none", "RS256 "]
+)
+async def test_an_algorithm_that_is_nearly_one(issuer: Authenticator, algorithm: str) -> None:
+    await refused(issuer, forge({"alg": algorithm}, claims(iss=LOCAL_ISSUER), SECRET))
+
+
+async def test_a_name_that_is_there_twice_counts_once_for_everybody(issuer: Authenticator) -> None:
+    # In the header: what is checked is what is read, or `none` would hide behind a good algorithm.
+    for header in (b'{"alg":"none","alg":"HS256"}', b'{"alg":"HS256","alg":"none"}'):
+        await refused(issuer, forge_raw(header, json.dumps(claims(iss=LOCAL_ISSUER)).encode(), b""))
+        await refused(issuer, forge_raw(header, json.dumps(claims(iss=LOCAL_ISSUER)).encode(), b"wrong"))
+    # In the claims, under a good signature: the last one, and no other is looked at by anybody.
+    twice = b'{"iss":"%b","exp":%d,"sub":"ada","tenant":"victim","tenant":"acme"}' % (LOCAL_ISSUER.encode(), NOW + 60)
+    principal = await issuer.verify(bearer(forge_raw(b'{"alg":"HS256"}', twice, SECRET)))
+    assert principal.tenant == "acme"
+    with pytest.raises(PermissionDenied):
+        principal.check("victim", "default")
+
+
+async def test_claims_that_are_huge(issuer: Authenticator) -> None:
+    await refused(issuer, forge({"alg": "HS256"}, claims(iss=LOCAL_ISSUER, roles=["r" * 200] * 60), SECRET))
+    await refused(issuer, forge({"alg": "HS256"}, claims(iss=LOCAL_ISSUER, roles=["r"] * 65), SECRET))
+    await refused(issuer, forge({"alg": "HS256"}, claims(iss=LOCAL_ISSUER, exp=10**30), SECRET))
 
 
 async def test_claims_changed_after_signing(issuer: Authenticator, local: LocalAuthority) -> None:

@@ -124,6 +124,13 @@ def forged(name: str) -> list[str]:
     ]
 
 
+def request_of(link: str) -> dict[str, object]:
+    """A request through a service link."""
+    return record(
+        "Request", link=link, method="GET", path="/", headers="{}", body="", body_base64=False, timeout_ms=1_000
+    )
+
+
 def record(name: str, **values: object) -> dict[str, object]:
     return {"$record": name, "fields": values}
 
@@ -247,15 +254,15 @@ def calls(loot: Loot) -> dict[str, list[list[Any]]]:
         ],
         "streams.subscribe": [["/log", 0, "note"], ["/acme/default/log", 0, "note"], ["/quiet", 0, "note"]],
         "streams.unsubscribe": [[loot.stream_subscription], ["acme/" + loot.stream_subscription], [""]],
-        "http.fetch": [
-            [record("Request", link=name, method="GET", path="/", headers="{}", body="", timeout_ms=1_000)]
-            for name in forged("bank")
-        ],
-        "http.fetch-stream": [
-            [record("Request", link="bank", method="GET", path="/", headers="{}", body="", timeout_ms=1_000)]
-        ],
+        "http.fetch": [[request_of(name)] for name in forged("bank")],
+        "http.fetch-stream": [[request_of("bank")]],
         "http.read-chunk": [["stream-1"], ["acme/stream-1"], [""]],
         "http.close": [["stream-1"], ["acme/stream-1"], [""]],
+        "http.register-credential": [
+            *([f"phantom-{number}", CANARY[::-1], [name]] for number, name in enumerate(forged("bank"))),
+            ["phantom-acme", "phantom-acme", ["bank"]],
+        ],
+        "http.forget-credential": [[name] for name in forged("phantom-acme")],
         "workflow.step-begin": [["charge", "{}"]],
         "workflow.step-succeeded": [["charge", '"mine"']],
         "workflow.step-failed": [["charge", "no"]],
@@ -303,6 +310,13 @@ FORGED_HEADERS = (
     ("forwarded", "for=acme;host=acme"),
     ("cookie", "tenant=acme"),
 )
+# With a name of the owner's: nothing is to be learnt of it, and nothing goes out by it.
+LINK = """
+[links.bank]
+base_url = "https://bank.invalid"
+allow = ["GET /**", "POST /**"]
+auth = {{ header = "authorization", value = "Bearer ${{secret:bank}}" }}
+"""
 APPLICATION = """
 [application]
 name = "{name}"
@@ -342,6 +356,13 @@ def requests(stranger: Stranger, loot: Loot, wasm: bytes) -> dict[str, list[Sent
         for type_ in ("victim", "prober", "sleeper", "clerk", "nobody", "acme%2Fdefault%2Fvictim")
     ]
     namespaces = [mine, "namespace=default", *(f"namespace={quote(name, safe='')}" for name in forged("default"))]
+    chat = b'{"model": "auto", "messages": [{"role": "user", "content": "hello"}]}'
+    chatting = [
+        (),
+        (("x-namespace", "default"),),
+        (("x-namespace", namespace), ("x-session-id", "acme")),
+        *((("x-namespace", name),) for name in ("acme/default", "../default", "default%00")),
+    ]
     wanted = [*namespaces, "tenant=acme", f"{mine}&tenant=acme", f"{mine}&namespace=default", "scope=acme/default"]
     places = [namespace, *(quote(name, safe="") for name in forged("default"))]
     blobs = [
@@ -393,6 +414,22 @@ def requests(stranger: Stranger, loot: Loot, wasm: bytes) -> dict[str, list[Sent
         ],
         "post_actor_by_key": [Sent("POST", f"{actor}/acme?wait=5", note, JSON) for actor in actors],
         "list_deployments": [Sent("GET", f"/api/v1/deployments?{query}") for query in wanted],
+        "list_links": [Sent("GET", f"/api/v1/links{query}") for query in ("", *(f"?{each}" for each in wanted))],
+        "list_secrets": [Sent("GET", f"/api/v1/secrets{query}") for query in ("", *(f"?{each}" for each in wanted))],
+        "get_secret": [Sent("GET", f"/api/v1/secrets/{quote(name, safe='')}") for name in forged("bank")],
+        "put_secret": [
+            Sent("PUT", f"/api/v1/secrets/{quote(name, safe='')}?{query}", b'{"value": "mine, not yours"}', JSON)
+            for name in forged("bank")
+            for query in ("", "tenant=acme")
+        ],
+        "delete_secret": [Sent("DELETE", f"/api/v1/secrets/{quote(name, safe='')}") for name in forged("bank")],
+        "rotate_secret_key": [Sent("POST", "/api/v1/secret-key/rotate")],
+        "chat_page": [Sent("GET", "/chat")],
+        "chat_models": [Sent("GET", "/v1/models", b"", headers) for headers in chatting],
+        "chat_completions": [Sent("POST", "/v1/chat/completions", chat, (*JSON, *headers)) for headers in chatting],
+        "show_grants": [Sent("GET", f"/api/v1/grants/{name}/t") for name in places],
+        "observe_type": [Sent("PUT", f"/api/v1/grants/{name}/t/observe") for name in places],
+        "forget_observed": [Sent("DELETE", f"/api/v1/grants/{name}/t/observe") for name in places],
         "deploy": [
             Sent("POST", "/api/v1/deploy", form(extra), FORM),
             *(
@@ -510,8 +547,8 @@ def requests(stranger: Stranger, loot: Loot, wasm: bytes) -> dict[str, list[Sent
 
 # -- what comes back ---------------------------------------------------------------------------------------
 
-# Ids are the process's, and say nothing of whose they are.
-_IDS = re.compile(r"\b([a-z]+)-[0-9a-f]{12}-[0-9a-f]+\b|\b(message|tuple|(?:channel|tuple)-subscription)-[0-9]+\b")
+# Ids are by chance, and say nothing of whose they are, nor how many there are.
+_IDS = re.compile(r"\b([a-z]+)-[0-9a-f]{20}\b|\b(message|tuple|(?:channel|tuple)-subscription)-[0-9]+\b")
 _TIMES = re.compile(r"\b1[0-9]{12}\b")
 _MEASURED = re.compile(r'("(?:cpu_ms|uptime_s)":)[0-9.e-]+')
 
@@ -611,7 +648,8 @@ class House:
     async def actor(self, scope: Scope, name: str, *keys: str) -> Address:
         """Deploy a prober under a name, and start others of it under keys."""
         if self.bed.node.deployment(scope, name) is None:
-            await self.bed.deploy(name, self.wasm, scope=scope)
+            # Nothing is to be refused for want of a capability: it has to be refused for being another's.
+            await self.bed.deploy(name, self.wasm, scope=scope, capabilities=["*"])
         for key in keys:
             await self.bed.node.spawn(Address(scope, name, key))
         return Address(scope, name)
@@ -643,7 +681,7 @@ class House:
 
     async def deploy_shop(self) -> None:
         """An application, and a message with an idempotency key."""
-        config = APPLICATION.format(name="shop", namespace=OWNER.namespace).encode()
+        config = (APPLICATION + LINK).format(name="shop", namespace=OWNER.namespace).encode()
         await self.owner("POST", "/api/v1/applications", form({"config": config, "code": self.wasm.read_bytes()}), FORM)
         await self.owner("POST", "/api/v1/actors/acme/default/victim?wait=5", b'{"op": "note"}', KEYED)
 
@@ -703,8 +741,8 @@ class House:
                 if "durable" in columns:
                     ours = "durable IN (SELECT id FROM durable WHERE tenant = ? AND namespace = ?)"
                 else:
-                    assert {"tenant", "namespace"} <= set(columns), f"whose are the rows of {table}?"
-                    ours = "tenant = ? AND namespace = ?"
+                    assert "tenant" in columns, f"whose are the rows of {table}?"
+                    ours = "tenant = ? AND namespace = ?" if "namespace" in columns else "tenant = ? AND ? <> ''"
                 rows = database.execute(f"SELECT * FROM {table} WHERE {ours}", whose)
                 found[table] = rows.fetchall()
             query = "SELECT file FROM blobs WHERE tenant = ? AND namespace = ?"
@@ -844,7 +882,9 @@ async def furnish(house: House) -> Loot:
         trip = Address(OWNER, "trip", key)
         runs.begin(trip, f"m-{CANARY}", f'{{"city": {canary}}}')
         runs.signal(trip, f"s-{CANARY}", "approve", f'{{"by": {canary}}}', "", "")
+    await house.owner("PUT", "/api/v1/secrets/bank", json.dumps({"value": CANARY}).encode())
     await house.deploy_shop()
+    await value(main, "http.register-credential", "phantom-acme", f"{CANARY}-too", ["bank"])
     pending = house.bed.node.ask(main, "defer", "{}", timeout_s=3_600, message_id=loot.asked)
     house.asked.append(asyncio.ensure_future(pending))
     house.later(Address(OWNER, waiter.type, "channel"), "channels.receive", "awaited", HOUR_MS, HOUR_MS)

@@ -136,10 +136,13 @@ def on_a_node(folder: Path, test: Test, **limits: Any) -> None:
     run(main)
 
 
+MAY_SPAWN = 'capabilities = ["default", "spawn"]'
+
+
 def app(*children: str, name: str = "shop", supervisor: str = "", namespace: str = "default") -> str:
     """A configuration; each child is the text of an inline table without braces."""
     listed = ",\n".join(
-        "{ " + (child if "supervisor" in child else f'actor_type = "code", role = "it", {child}') + " }"
+        "{ " + (child if "supervisor" in child else f'actor_type = "code", role = "it", {MAY_SPAWN}, {child}') + " }"
         for child in children
     )
     return f"""

@@ -26,6 +26,7 @@ NAMES = ("a", "b", "c", "d", "e", "f")
 TARGETS = ["front", "a", "b", "c", "d", "e", "f", "a/1", "b/1", "c/2", "session/1", "session/2", "session/3", "lone"]
 OPS = ["add", "add", "add", "spawn", "timer", "link", "join", "fail"]
 MISFORTUNES = Plan(crash=0.01, kill=0.01, kill_tree=0.001, restart=0.002)
+MAY_SPAWN = 'capabilities = ["default", "spawn"]'
 APPLICATION = """
 [application]
 name = "shop"
@@ -58,7 +59,7 @@ def configuration(chance: random.Random) -> str:
 
 
 def _child(name: str, role: str, chance: random.Random) -> str:
-    text = f'name = "{name}", actor_type = "code", role = "{role}"'
+    text = f'name = "{name}", actor_type = "code", role = "{role}", {MAY_SPAWN}'
     text += f', args = {{ tenant = "TENANT", n = {chance.randrange(2)} }}'
     if role == "worker":
         text += f', restart = "{chance.choice(("permanent", "permanent", "transient", "temporary"))}"'
@@ -77,7 +78,8 @@ def _session(chance: random.Random) -> str:
         idle, when = chance.choice(("20ms", "80ms")), chance.choice(("lazy", "eager"))
         config = f'{{ idle_timeout = "{idle}", activation_strategy = "{when}" }}'
         facet = f', facets = [{{ type = "virtual_actor", config = {config} }}]'
-    return f'{{ name = "session", actor_type = "code", role = "worker", args = {{ tenant = "TENANT" }}{facet} }}'
+    text = 'name = "session", actor_type = "code", role = "worker", args = { tenant = "TENANT" }'
+    return f"{{ {text}, {MAY_SPAWN}{facet} }}"
 
 
 def _nested(name: str, names: list[str], chance: random.Random) -> str:
@@ -143,7 +145,7 @@ class ChangingWorld(World):
             case 11:
                 if chance.random() < 0.5:
                     wasm = self.component()
-                    config = {"role": "worker", "args": {"tenant": tenant}}
+                    config = {"role": "worker", "args": {"tenant": tenant}, "capabilities": ["default", "spawn"]}
                     await node.deploy(Scope(tenant, "default"), "lone", wasm, config)
                 else:
                     await node.undeploy(Scope(tenant, "default"), "lone")

@@ -15,7 +15,7 @@ from plexspaces_runtime.errors import AlreadyExists, Conflict, HandlerCrashed, N
 from plexspaces_runtime.events import NodeFault
 from plexspaces_runtime.scope import Address
 from tests.simulation.sandbox import Crash, Memory
-from tests.simulation.test_applications import SCOPE, app
+from tests.simulation.test_applications import MAY_SPAWN, SCOPE, app
 from tests.simulation.test_applications import Bed as PlainBed
 from tests.simulation.virtual_time import VirtualLoop, run
 from tests.unit.scripted import call
@@ -68,7 +68,7 @@ def on_a_node(folder: Path, test: Callable[[Bed], Coroutine[Any, Any, None]], **
 
 def nested(name: str, *children: str, settings: str = "") -> str:
     """A child that is a supervisor."""
-    listed = ", ".join(f'{{ actor_type = "code", role = "it", {child} }}' for child in children)
+    listed = ", ".join(f'{{ actor_type = "code", role = "it", {MAY_SPAWN}, {child} }}' for child in children)
     return f'name = "{name}", supervisor = {{ {settings} children = [ {listed} ] }}'
 
 

@@ -15,6 +15,7 @@ from plexspaces_runtime.actors.guest import Ok
 from plexspaces_runtime.clock import ManualClock
 from plexspaces_runtime.config import Limits, NodeConfig
 from plexspaces_runtime.deployment import appconfig
+from plexspaces_runtime.egress.egress import Egress
 from plexspaces_runtime.errors import HandlerCrashed, HandlerRefused
 from plexspaces_runtime.events import ActorExited, DeadLetter, Event
 from plexspaces_runtime.node import Node
@@ -40,7 +41,9 @@ path = "code.wasm"
 [supervisor]
 max_restarts = 4
 children = [
-  { name = "one", actor_type = "code", facets = [{ type = "durability", config = { SETTINGS } }] },
+  { name = "one", actor_type = "code", capabilities = ["default", "http"], facets = [
+    { type = "durability", config = { SETTINGS } },
+  ] },
 ]
 """
 Handler = Callable[[Memory, str, Any, str], Generator[Any, Any, Any]]
@@ -57,6 +60,8 @@ class Lives:
         self.events: list[Event] = []
         self.count = 0
         self.handler: Handler = counter
+        # Makes what is outside.
+        self.egress: Callable[..., Any] = Egress
         # Handlers fill it; it is not the actors' own.
         self.fired: list[Any] = []
 
@@ -83,6 +88,7 @@ class Lives:
             ids=IdsOfALife(0, self.count),
             sandbox=lambda _dir, _limits: sandbox,  # type: ignore[arg-type, return-value]
             database=database,
+            egress=self.egress,
         )
         node.events.subscribe(self.events.append)
 

@@ -107,7 +107,8 @@ async def test_another_tenant_sees_nothing(tmp_path: Path) -> None:
         await house.post(JOURNAL.replace("account", "nobody") + "/default/recover", 404)
         authority = LocalAuthority(b"k" * 32, house.node.clock)
         for namespaces, seen in ((["other"], 0), ([], 0), (["default", "other"], 1)):
-            house.http.headers["authorization"] = f"Bearer {authority.mint('acme', 'bob', namespaces=namespaces)}"
+            token = authority.mint("acme", "bob", ["operator"], namespaces=namespaces)
+            house.http.headers["authorization"] = f"Bearer {token}"
             assert len((await house.get("/api/v1/journals"))["journals"]) == seen
             await house.get(JOURNAL, 200 if seen else 403)
 

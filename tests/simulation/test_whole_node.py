@@ -29,12 +29,14 @@ max_restart_window_seconds = 2
 [[supervisor.children]]
 name = "front"
 actor_type = "code"
+capabilities = ["default", "spawn"]
 role = "front"
 args = { tenant = "TENANT" }
 
 [[supervisor.children]]
 name = "stock"
 actor_type = "code"
+capabilities = ["default", "spawn"]
 role = "worker"
 restart = "transient"
 args = { tenant = "TENANT" }
@@ -47,8 +49,8 @@ strategy = "one_for_all"
 max_restarts = 3
 max_restart_window_seconds = 1
 children = [
-  { name = "one", actor_type = "code", role = "worker", args = { tenant = "TENANT" }, shutdown = "20ms" },
-  { name = "two", actor_type = "code", role = "worker", args = { tenant = "TENANT" }, shutdown = "brutal_kill" },
+  { name = "one", WORKER, shutdown = "20ms" },
+  { name = "two", WORKER, shutdown = "brutal_kill" },
 ]
 
 [[supervisor.children]]
@@ -60,9 +62,9 @@ max_restarts = 3
 max_restart_window_seconds = 1
 backoff = { initial = "10ms", max = "40ms" }
 children = [
-  { name = "first", actor_type = "code", role = "worker", args = { tenant = "TENANT" } },
-  { name = "second", actor_type = "code", role = "worker", args = { tenant = "TENANT" }, restart = "temporary" },
-  { name = "third", actor_type = "code", role = "worker", args = { tenant = "TENANT" } },
+  { name = "first", WORKER },
+  { name = "second", WORKER, restart = "temporary" },
+  { name = "third", WORKER },
 ]
 
 [[supervisor.children]]
@@ -70,15 +72,19 @@ name = "jobs"
 
 [supervisor.children.supervisor]
 strategy = "simple_one_for_one"
-children = [{ name = "worker", actor_type = "code", role = "worker", args = { tenant = "TENANT" } }]
+children = [{ name = "worker", WORKER }]
 
 [[supervisor.children]]
 name = "session"
 actor_type = "code"
+capabilities = ["default", "spawn"]
 role = "worker"
 args = { tenant = "TENANT" }
 facets = [{ type = "virtual_actor", config = { idle_timeout = "50ms" } }]
-"""
+""".replace(
+    "WORKER",
+    'actor_type = "code", role = "worker", capabilities = ["default", "spawn"], args = { tenant = "TENANT" }',
+)
 
 TARGETS = ["front", "stock", "one", "two", "first", "second", "third", *(f"session/{n}" for n in range(8)), "nobody"]
 OPS = ["add", "add", "add", "join", "spawn", "timer", "link"]

@@ -17,6 +17,7 @@ import orjson
 from plexspaces_runtime.actors import exits
 from plexspaces_runtime.actors.actor import Actor, ActorSpec
 from plexspaces_runtime.actors.asks import Asks
+from plexspaces_runtime.actors.capabilities import Grants
 from plexspaces_runtime.actors.envelope import Envelope, Kind, Outcome, PendingAsk
 from plexspaces_runtime.actors.exits import Exit
 from plexspaces_runtime.actors.facets import Facets
@@ -121,11 +122,16 @@ def _trap(message: str) -> Exit:
 class StillTicker:
     """Scripts preempt themselves: no epoch is needed."""
 
+    shared = False
+
     def enter(self) -> None: ...
 
     def leave(self) -> None: ...
 
     def offloading(self, active: bool) -> None: ...
+
+    def sharing(self, active: bool) -> None:
+        self.shared = active
 
 
 _FUNCTIONS = {
@@ -182,6 +188,10 @@ _FUNCTIONS = {
     ("channels", "subscribe"): True,
     ("channels", "unsubscribe"): True,
     ("workflow", "cancelled"): False,
+    ("http", "fetch"): True,
+    ("http", "fetch-stream"): True,
+    ("http", "read-chunk"): True,
+    ("http", "close"): True,
     # Declared, and served by nobody.
     ("registry", "nothing"): False,
 }
@@ -243,12 +253,13 @@ class Bench:
             events=self.events,
             loop=loop,
         )
+        self.ticker = StillTicker()
         self.scheduler = host.scheduler = Scheduler(
             clock=self.clock,
             limits=self.limits,
             events=self.events,
             asks=self.asks,
-            ticker=StillTicker(),
+            ticker=self.ticker,
             serve=host.serve,
             release=host.release,
             set_wall_alarm=lambda delay_s: loop.call_later(delay_s, self.scheduler.ring_walls),
@@ -342,7 +353,7 @@ class Bench:
         actor_type: str,
         key: str,
         args: str,
-        capabilities: frozenset[str] | None,
+        capabilities: Grants,
         created: Callable[[Actor], None],
         done: Callable[[PlexSpacesError | None], None],
     ) -> Address:
@@ -372,11 +383,11 @@ class Bench:
         return ActorSpec(new_guest=lambda: ScriptedGuest(table), component_hash="0" * 64, limits=self.limits)
 
     async def start(
-        self, name: str, state: str | None = None, facets: Facets | None = None, **scripts: Script
+        self, name: str, state: str | None = None, facets: Facets | None = None, scope: Scope = SCOPE, **scripts: Script
     ) -> Actor:
         """A ready actor called `name`."""
         spec = self.spec(**scripts)
-        actor = Actor(Address.parse(SCOPE, name), spec, self._exited, started_ms=0, facets=facets)
+        actor = Actor(Address.parse(scope, name), spec, self._exited, started_ms=0, facets=facets)
         self.registry.add(actor)
         done: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
         self.scheduler.start(actor, state, done.set_result)

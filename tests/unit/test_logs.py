@@ -17,6 +17,8 @@ VALUES = {
     "address": Address(SCOPE, "counter"),
     "scope": SCOPE,
     "orderly": False,
+    "names": ("one", "two"),
+    "links": ("one", "two"),
     "level": "warn",
     "changes": ("started a", "stopped b"),
 }

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..config import Limits
 from ..scope import Address
 from . import lifecycle
+from .access import Access
+from .capabilities import EVERYTHING, Grants
 from .envelope import Envelope, Kind, PendingAsk
 from .exits import Exit
 from .facets import Facets
@@ -33,6 +35,8 @@ class Run(Enum):
     RUNNING = "running"
     # Suspended in a host call whose answer has yet to come.
     WAITING = "waiting"
+    # Its guest runs in another process, which will report.
+    AWAY = "away"
     OFFLOADED = "offloaded"
 
 
@@ -46,9 +50,12 @@ class ActorSpec:
         role: which of the component's actors, "" when it holds one.
         args: for `init`, a JSON object.
         facets: for `init`, a JSON object.
-        capabilities: WIT interfaces the actor may call; None for all.
+        capabilities: what it may ask of the host.
         labels: what it is found by from its first moment.
         shares_keys: its key-value space is its type's, and not its own.
+        access: who may send it what; None for everybody everything.
+        process: names the process that holds its instance; "" for the node's own.
+        free: the capabilities whose use needs no further look, for every host call.
     """
 
     new_guest: Callable[[], Guest]
@@ -57,9 +64,16 @@ class ActorSpec:
     role: str = ""
     args: str = "{}"
     facets: str = "{}"
-    capabilities: frozenset[str] | None = None
+    capabilities: Grants = EVERYTHING
     labels: Mapping[str, str] = field(default_factory=dict)
     shares_keys: bool = False
+    process: str = ""
+    access: Access | None = None
+    free: frozenset[str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        granted = self.capabilities
+        object.__setattr__(self, "free", granted.free_sharing if self.shares_keys else granted.free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +154,7 @@ class Actor:
         "host_calls",
         "keeper",
         "labels",
+        "lane",
         "links",
         "log_lines",
         "mailbox",
@@ -213,6 +228,8 @@ class Actor:
         self.labels: dict[str, str] = dict(spec.labels)
         # What wakes it when it sleeps.
         self.alarm: Alarm | None = None
+        # The scheduler's: where its tenant stands in the run queue.
+        self.lane: Any = None
         # Names the host call under way, so that an answer which comes too late finds nobody.
         self.wait_token = 0
         # Of the message or step under way.
@@ -243,6 +260,16 @@ class Actor:
         return bool(
             self.deferred or self.timers or self.links or self.exits or self.watching or self.watchers or self.groups
         )
+
+    @property
+    def cause(self) -> Envelope | None:
+        """The message on whose behalf it acts: the one under way, or, until it is up, what had it spawned."""
+        actor: Actor | None = self
+        while actor is not None:
+            if actor.current is not None:
+                return actor.current
+            actor = actor.spawner
+        return None
 
     @property
     def current_id(self) -> str:

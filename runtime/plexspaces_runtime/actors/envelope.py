@@ -114,6 +114,8 @@ class Envelope:
             context["roles"] = sorted(caller.roles)
             if caller.session:
                 context["session"] = caller.session
+            if caller.scopes:
+                context["scopes"] = sorted(caller.scopes)
         if self.trace:
             context["trace"] = self.trace
         if self.causation_id:

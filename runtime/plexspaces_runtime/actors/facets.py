@@ -79,12 +79,28 @@ class Keeper(Facet):
         """
         raise NotImplementedError
 
+    def begin_again(self, failed: Callable[[Exit], None]) -> list[Step]:
+        """The steps between the instance's beginning and its being given that state."""
+        raise NotImplementedError
+
     def replay(self, failed: Callable[[Exit], None]) -> list[Step]:
         """The steps that bring an instance with that state to where it was."""
         raise NotImplementedError
 
-    def captured(self, state: str) -> None:
-        """This is the state between two messages."""
+    def initialising(self, config: tuple[str, str, str, bool, str]) -> None:
+        """`init` is about to run, with this configuration: what it asks for is passed by here."""
+        raise NotImplementedError
+
+    def initialised(self) -> None:
+        """It has run."""
+        raise NotImplementedError
+
+    def captured(self, state: str, component: str = "") -> None:
+        """This is the state between two messages.
+
+        Args:
+            component: the hash of the code that wrote it, if that is not the actor's yet.
+        """
         raise NotImplementedError
 
     def not_captured(self, problem: str) -> None:
@@ -114,8 +130,13 @@ class Keeper(Facet):
         raise NotImplementedError
 
     @property
+    def attending(self) -> bool:
+        """Whether host calls are to be passed by here: those of a message, or of `init`."""
+        raise NotImplementedError
+
+    @property
     def recording(self) -> bool:
-        """Whether host calls are those of a message, and are to be passed by here."""
+        """Whether they are those of a message."""
         raise NotImplementedError
 
     @property
@@ -145,6 +166,11 @@ class Keeper(Facet):
 
     def next_id(self) -> str:
         """The id of a message that the host call under way sends: the same if it is made again after a crash."""
+        raise NotImplementedError
+
+    def outside_id(self) -> str:
+        """What the host call under way is known by outside: the same if it is made again after a crash, or by another
+        attempt at the same step of a workflow."""
         raise NotImplementedError
 
     def begun_ms(self) -> int:

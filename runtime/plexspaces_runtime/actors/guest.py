@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -35,6 +36,8 @@ class Poll(Enum):
     REQUEST = "request"
     # The epoch ended its turn.
     PREEMPTED = "preempted"
+    # It runs elsewhere, and reports when there is something to tell: see `Remote`.
+    AWAY = "away"
 
 
 # One is made for every host call; nobody assigns to it after construction.
@@ -128,3 +131,19 @@ class Guest(Protocol):
 
     def close(self) -> None:
         """Free the instance, killing whatever it was doing."""
+
+
+class Remote:
+    """What a guest is besides whose instance is in another process: `poll` does not run it, but asks for news.
+
+    Whoever was told `Poll.AWAY` says whom to tell next: that there is news, so that `poll` answers something else, or
+    that the instance is lost, which may be at any later time.  Both are called on the loop's thread, outside of
+    every call of the guest's own methods.
+    """
+
+    __slots__ = ("on_lost", "on_news")
+
+    def __init__(self) -> None:
+        # Hears how much processor time the guest has used since it was told `AWAY`, in nanoseconds.
+        self.on_news: Callable[[int], None] | None = None
+        self.on_lost: Callable[[Exit], None] | None = None

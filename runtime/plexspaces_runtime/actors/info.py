@@ -21,6 +21,8 @@ class ActorInfo:
         last_exit: why its previous incarnation ended, "" if it never did.
         started_ms: wall clock, milliseconds since 1970.
         facets: what each of its facets reports, by name, outermost first.
+        capabilities: what it is granted, by whose configuration; of one that was spawned, what all of them allow.
+        refused: how often actors of its type were refused what, since that was deployed last.
     """
 
     address: Address
@@ -34,3 +36,5 @@ class ActorInfo:
     cpu_ms: float
     waiting_for: tuple[str, ...]
     facets: Mapping[str, Any] = field(default_factory=dict)
+    capabilities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)

@@ -86,16 +86,15 @@ class Registry:
 
         Args:
             actor_type: "" for any.
-            capability: an interface that the actor may call, "" for any.
+            capability: what the actor may use, for some name at least; "" for any.
             label: `name` or `name=value`, "" for any.
         """
         name, has_value, value = label.partition("=")
         found: list[Actor] = []
         for actor in self._by_scope.get(scope, {}).values():
-            granted = actor.spec.capabilities
             if (
                 (actor_type and actor.address.type != actor_type)
-                or (capability and granted is not None and capability not in granted)
+                or (capability and not actor.spec.capabilities.holds(capability))
                 or (label and (name not in actor.labels or (has_value and actor.labels[name] != value)))
             ):
                 continue

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from ..actors.info import ActorInfo
+from ..config import Limits
 from ..deployment import appconfig
 from ..deployment.appconfig import AppConfig, FacetTypes
 from ..deployment.model import Deployment
@@ -33,18 +34,24 @@ from ..errors import (
     RateLimited,
     Unavailable,
 )
+from ..ids import Ids
 from ..scope import Address, Scope, check_name
+from .admission import Admission
 from .auth import Authenticator, Principal
 from .blobs import BlobRoutes
+from .chat import ChatRoutes
 from .config import HttpConfig
 from .deadletters import DeadLetterRoutes
 from .eventstreams import StreamRoutes
 from .faults import MethodNotAllowed, Overloaded, Response, StreamingResponse, problem
+from .grants import GrantRoutes
 from .idempotency import NEVER_DONE, Idempotency, IdempotencyId, IdempotencyStore
 from .incoming import JSON, NO_STORE, ClientGone, Receive, Request, body_too_large, json_response, visible, whole
 from .journals import JournalRoutes
+from .links import LinkRoutes
 from .metrics import CONTENT_TYPE, HttpMetrics
 from .openapi import document
+from .permissions import Permission
 from .ports import NodePort, StorePort
 from .requests import (
     ActorPath,
@@ -58,6 +65,7 @@ from .requests import (
     parse_wait,
 )
 from .routes import ROUTES, Route
+from .secrets import SecretRoutes
 from .uploads import FormShape, Upload
 from .workflows import WorkflowRoutes
 
@@ -99,6 +107,8 @@ class Api:
         stores: StorePort | None = None,
     ) -> None:
         self.config = config = config or HttpConfig()
+        # For gRPC, too: what comes in by one door counts at the other.
+        self.admission = Admission(node.clock, node.limits, node.quotas)
         self._facet_types = facet_types
         self.draining = False
         self._node = node
@@ -119,6 +129,10 @@ class Api:
         self._dead_letters = DeadLetterRoutes(stores, node.journals)
         self._journals = JournalRoutes(node.journals)
         self._workflows = WorkflowRoutes(node, stores, config)
+        self._grants = GrantRoutes(node)
+        self._secrets = SecretRoutes(node, stores)
+        self._links = LinkRoutes(node)
+        self._chat = ChatRoutes(node, stores, config)
         self._metrics = HttpMetrics(node.counters, lambda: self._in_flight)
         self._openapi = orjson.dumps(document())
         # Paths seen before.  What is parsed is a claim: each request still has to confirm it with its token.
@@ -131,13 +145,34 @@ class Api:
             if not route.path.startswith(_ACTORS.decode())
         ]
 
+    @property
+    def limits(self) -> Limits:
+        """The node's."""
+        return self._node.limits
+
+    @property
+    def ids(self) -> Ids:
+        """The node's."""
+        return self._node.ids
+
     def drain(self) -> None:
         """Begin to stop: work is refused, live readers are told to come back."""
         self.draining = True
         self._streams.close()
 
     def _handler(self, operation: str) -> Handler:
-        for routes in (self, self._streams, self._blobs, self._dead_letters, self._journals, self._workflows):
+        for routes in (
+            self,
+            self._streams,
+            self._blobs,
+            self._dead_letters,
+            self._journals,
+            self._workflows,
+            self._grants,
+            self._secrets,
+            self._links,
+            self._chat,
+        ):
             if (found := getattr(routes, operation, None)) is not None:
                 handler: Handler = found
                 return handler
@@ -147,6 +182,27 @@ class Api:
         """ASGI 3, `http` scopes."""
         if scope["type"] != "http":
             raise NotImplementedError(f"this application answers HTTP requests, not {scope['type']!r}")
+        answer = await self.answer(scope, receive)
+        if answer is None:
+            return
+        status, headers = answer.status, answer.headers
+        if isinstance(answer, StreamingResponse):
+            await _send_pieces(answer, send, only_head=scope["method"] == "HEAD")
+            return
+        body = answer.body
+        if status not in (204, 304):
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def answer(
+        self, scope: MutableMapping[str, Any], receive: Receive
+    ) -> Response | StreamingResponse | None:
+        """What a request is answered, by whichever door it came; None where the client went away before its end.
+
+        Args:
+            scope, receive: as in ASGI 3.
+        """
         clock = self._node.clock
         began_ns = clock.monotonic_ns()
         operation = "other"
@@ -161,24 +217,18 @@ class Api:
                 )
             finally:
                 operation = request.operation
+                if request.admitted is not None:
+                    self.admission.leave(request.admitted)
         except PlexSpacesError as error:
             answer = self._problem(error)
         except ClientGone:
-            return
+            return None
         except Exception as error:  # noqa: BLE001 - the last resort: a client gets an answer, the log the traceback
-            answer = self._incident(error)
+            answer = self.incident(error)
         finally:
             self._in_flight -= 1
-        status, headers = answer.status, answer.headers
-        self._metrics.observe(operation, status, clock.monotonic_ns() - began_ns)
-        if isinstance(answer, StreamingResponse):
-            await _send_pieces(answer, send, only_head=scope["method"] == "HEAD")
-            return
-        body = answer.body
-        if status not in (204, 304):
-            headers = [*headers, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        self._metrics.observe(operation, answer.status, clock.monotonic_ns() - began_ns)
+        return answer
 
     async def _other(self, request: Request) -> Response | StreamingResponse:
         segments = request.path.split(b"/")
@@ -199,16 +249,37 @@ class Api:
     ) -> Response | StreamingResponse:
         request.operation = route.operation
         if not route.public:
-            self._must_be_open()
+            self.must_be_open()
             request.principal = await self._authenticate(request)
+            self._admit(request, None)
         request.parameters = {name: decode_path(value) for name, value in parameters.items()}
+        if not route.public:
+            request.principal.require(route.operation, stream=request.parameters.get("path", ""))
         return await handler(request)
 
     async def _authenticate(self, request: Request) -> Principal:
-        header = request.headers.get(b"authorization", b"")
+        return await self.principal(request.headers.get(b"authorization", b""))
+
+    async def principal(self, header: bytes) -> Principal:
+        """Whom an `Authorization` header names.
+
+        Raises:
+            Unauthenticated, Unavailable: see `Authenticator.verify`.
+        """
         return self._authenticator.known(header) or await self._authenticator.verify(header)
 
-    def _must_be_open(self) -> None:
+    def _admit(self, request: Request, actor: Address | None) -> None:
+        """Count the request among its tenant's and caller's, if it is not one too many."""
+        principal = request.principal
+        self.admission.enter(principal.tenant, principal.subject, actor)
+        request.admitted = principal.tenant
+
+    def must_be_open(self) -> None:
+        """Refuse work while the node stops.
+
+        Raises:
+            Unavailable
+        """
         if self.draining:
             raise Unavailable("the node is stopping: try again in a moment, or at another node")
 
@@ -225,27 +296,32 @@ class Api:
             allowed = _INFO_METHODS if path.restart is None else _RESTART_METHODS
         if method not in allowed or method == "OPTIONS":
             return _other_method(method, allowed)
-        self._must_be_open()
+        self.must_be_open()
         header = request.headers.get(b"authorization", b"")
         principal = self._authenticator.known(header) or await self._authenticator.verify(header)
         if path.tenant != principal.tenant or principal.namespaces is not None:
             principal.check(path.tenant, path.namespace)
         request.principal = principal
+        self._admit(request, None if is_info else path.actor)
         if is_info:
             assert path.about is not None
             request.operation = "get_info"
+            principal.require("get_info")
             return self._info(path.about)
         if path.restart is not None:
             request.operation = "restart_actor"
+            principal.require("restart_actor")
             return await self._restart(request, path.restart)
         assert path.actor is not None
-        if method == "POST":
-            request.operation = "post_actor"
-            return await self._post(request, path.actor)
         if method == "DELETE":
             request.operation = "delete_actor"
+            principal.require("delete_actor")
             return await self._delete(request, path.actor)
-        request.operation = "get_actor"
+        request.operation = "post_actor" if method == "POST" else "get_actor"
+        if Permission.CALL not in principal.permissions:
+            principal.require(request.operation)
+        if method == "POST":
+            return await self._post(request, path.actor)
         return await self._get(request, path.actor)
 
     def _parse_path(self, raw: bytes) -> ActorPath:
@@ -303,6 +379,8 @@ class Api:
         trace: str,
         key: str,
     ) -> Response:
+        # What is secret in it stays out of the record, even as a digest; and the same value makes the same token.
+        payload = self._node.veiled(address, op, payload)
         scope = address.scope
         id_ = IdempotencyId(scope.tenant, scope.namespace, principal.subject, key)
         # How long one waits may differ from one attempt to the next; what is asked may not.
@@ -354,7 +432,7 @@ class Api:
             claim.forget(problem(Cancelled("the node stopped while it waited for the reply")))
             raise
         except Exception as error:  # noqa: BLE001 - whoever waits for the same answer must get one
-            answer = self._incident(error)
+            answer = self.incident(error)
         claim.keep(answer)
         await self._idempotency.settle()
         return answer
@@ -607,9 +685,10 @@ class Api:
     # -- errors -------------------------------------------------------------------------------------------
 
     def _problem(self, error: PlexSpacesError) -> Response:
-        return self._incident(error) if error.code == InternalError.code else problem(error)
+        return self.incident(error) if error.code == InternalError.code else problem(error)
 
-    def _incident(self, error: Exception) -> Response:
+    def incident(self, error: Exception) -> Response:
+        """The answer to a fault of the node's own, which the log explains."""
         incident = self._node.ids.next("incident")
         _log.error("%s: %s", incident, error, exc_info=error)
         return problem(InternalError("a fault of the node"), incident=incident)

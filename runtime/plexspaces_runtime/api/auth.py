@@ -14,7 +14,6 @@ import asyncio
 import hashlib
 import os
 import stat
-import tempfile
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +32,8 @@ from ..config import AuthConfig
 from ..errors import InvalidArgument, PermissionDenied, Unauthenticated, Unavailable
 from ..ids import Ids, SystemIds
 from ..scope import Caller, Scope, check_name
+from ..stores.keyfiles import check_private, read_private, write_private
+from .permissions import Permission, described, granted, needed, owns_stream
 
 LOCAL_ISSUER = "plexspaces:local"
 LEEWAY_S = 30
@@ -44,6 +45,7 @@ _RSA_BITS_MIN = 2048
 _BELIEVED_S = 300
 _VERIFIED_MAX = 4096
 _ROLES_MAX = 64
+_SCOPE_CHARS_MAX = 4096
 _TEXT_MAX = 256
 _JWKS_BYTES_MAX = 1 << 20
 _JWKS_KEYS_MAX = 100
@@ -59,10 +61,12 @@ class Principal:
 
     Attributes:
         tenant: everything the principal sees belongs to it.
-        roles: for handlers that ask for one.
+        roles: for handlers that ask for one, and for the node, see `permissions`.
         namespaces: the only ones it may enter; None for all of its tenant.
         session: what it groups its messages by.
+        scopes: of OAuth 2: what the token was made for.
         caller: the same, as it travels with a message.
+        permissions: what it may do at the edge.
     """
 
     tenant: str
@@ -70,10 +74,34 @@ class Principal:
     roles: frozenset[str] = frozenset()
     namespaces: frozenset[str] | None = None
     session: str = ""
+    scopes: frozenset[str] = frozenset()
     caller: Caller = field(init=False, compare=False)
+    permissions: frozenset[Permission] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "caller", Caller(self.subject, self.roles, self.session))
+        object.__setattr__(self, "caller", Caller(self.subject, self.roles, self.session, self.scopes))
+        object.__setattr__(self, "permissions", granted(self.roles, self.scopes))
+
+    def require(self, operation: str, *, stream: str = "") -> None:
+        """Refuse an operation of the edge that the token does not allow.
+
+        Args:
+            operation: a name of `permissions.NEEDED`; one that is not there is an administrator's.
+            stream: the path that is read; a session may read its own streams.
+
+        Raises:
+            PermissionDenied: the message says what would allow it.
+        """
+        permission = needed(operation)
+        if permission in self.permissions:
+            return
+        if operation == "read_stream" and Permission.CALL in self.permissions and owns_stream(self.session, stream):
+            return
+        raise PermissionDenied(
+            f"this token may not do that: it needs {described(permission)}",
+            operation=operation,
+            permission=permission.value,
+        )
 
     def scope(self, tenant: str, namespace: str) -> Scope:
         """The scope of a request that names a tenant and a namespace.
@@ -131,12 +159,12 @@ class LocalAuthority:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         keys = data_dir / "keys"
         keys.mkdir(mode=0o700, exist_ok=True)
-        _check_private(keys, os.stat(keys, follow_symlinks=False), stat.S_ISDIR)
+        check_private(keys, os.stat(keys, follow_symlinks=False), stat.S_ISDIR)
         path = keys / "signing.key"
         if not path.exists():
-            _write_private(path, (ids or SystemIds()).random_bytes(_KEY_BYTES).hex().encode() + b"\n", replace=False)
+            write_private(path, (ids or SystemIds()).random_bytes(_KEY_BYTES).hex().encode() + b"\n", replace=False)
         try:
-            key = bytes.fromhex(_read_private(path).decode("ascii").strip())
+            key = bytes.fromhex(read_private(path).decode("ascii").strip())
         except ValueError:
             raise InvalidArgument(
                 f"{path} does not hold a signing key: restore it, or remove it to have a new one made "
@@ -155,10 +183,12 @@ class LocalAuthority:
         *,
         namespaces: Iterable[str] | None = None,
         session: str = "",
+        scopes: Iterable[str] = (),
     ) -> str:
         """A new token.
 
         Args:
+            roles, scopes: see `permissions`; with none of the node's it may only send messages.
             ttl_s: how long it is valid.
             namespaces: the only ones it is for; None for all of the tenant.
 
@@ -181,6 +211,8 @@ class LocalAuthority:
             claims["namespaces"] = sorted(check_name("namespace", name) for name in namespaces)
         if session:
             claims["session"] = session
+        if scope := " ".join(sorted(scopes)):
+            claims["scope"] = scope
         # What the node would not believe must not leave it either.
         try:
             read_claims(claims, now_s=now_s, issuer=LOCAL_ISSUER, audience=None)
@@ -199,7 +231,7 @@ class LocalAuthority:
     def _local_token(self, path: Path, tenant: str) -> str:
         now_s = self._clock.now_ns() // 1_000_000_000
         if path.exists():
-            token = _read_private(path).decode("ascii", "replace").strip()
+            token = read_private(path).decode("ascii", "replace").strip()
             try:
                 claims = self.claims(token)
                 if claims["tenant"] == tenant and claims["exp"] - now_s > _LOCAL_TOKEN_RENEWED_S:
@@ -207,58 +239,8 @@ class LocalAuthority:
             except (jwt.InvalidTokenError, Unauthenticated, KeyError, TypeError):
                 pass  # Of another key, or none of ours: a good one takes its place.
         token = self.mint(tenant, "local", ["admin"], _LOCAL_TOKEN_S)
-        _write_private(path, token.encode() + b"\n", replace=True)
+        write_private(path, token.encode() + b"\n", replace=True)
         return token
-
-
-def _write_private(path: Path, content: bytes, *, replace: bool) -> None:
-    """Write a file of mode 0600 that is never seen half-written.  Without `replace`, the first of several wins."""
-    # O_EXCL, a name of its own and mode 0600: what `mkstemp` promises.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    draft = Path(name)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            os.replace(draft, path)
-        else:
-            try:
-                # Unlike a rename, a link never takes another's place.
-                os.link(draft, path, follow_symlinks=False)
-            except FileExistsError:
-                return
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _read_private(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
-        _check_private(path, os.fstat(file.fileno()), stat.S_ISREG)
-        return file.read(1 << 16)
-
-
-def _check_private(path: Path, status: os.stat_result, is_kind: Callable[[int], bool]) -> None:
-    if not is_kind(status.st_mode):
-        raise InvalidArgument(f"{path} is not what it should be (a link, or of another kind): remove it")
-    if status.st_uid not in (os.geteuid(), 0):
-        raise InvalidArgument(f"{path} belongs to user {status.st_uid}: whoever owns the key owns the node")
-    if status.st_mode & 0o077:
-        want = "0700" if stat.S_ISDIR(status.st_mode) else "0600"
-        raise InvalidArgument(
-            f"{path} can be read or changed by others (mode {stat.S_IMODE(status.st_mode):04o}): chmod {want} {path}",
-            path=str(path),
-        )
 
 
 # -- an issuer's keys --------------------------------------------------------------------------------------
@@ -603,7 +585,27 @@ def read_claims(claims: Mapping[str, Any], *, now_s: float, issuer: str | None, 
         check_name("tenant", tenant)
     except InvalidArgument as error:
         raise _refused(f"the token's {error.message}") from None
-    return Principal(tenant, subject, frozenset(roles), None if namespaces is None else frozenset(namespaces), session)
+    return Principal(
+        tenant,
+        subject,
+        frozenset(roles),
+        None if namespaces is None else frozenset(namespaces),
+        session,
+        _scopes(claims),
+    )
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """`scope` (RFC 8693, 4.2: a text with spaces) and `scp` (a list, or such a text), as issuers write them."""
+    found: frozenset[str] = frozenset()
+    for name in ("scope", "scp"):
+        value = claims.get(name, [])
+        if isinstance(value, str) and len(value) <= _SCOPE_CHARS_MAX:
+            value = value.split()
+        if not _texts(value):
+            raise _refused(f"the token's `{name}` is not usable")
+        found |= frozenset(value)
+    return found
 
 
 def _texts(value: object) -> bool:

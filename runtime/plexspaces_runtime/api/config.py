@@ -22,6 +22,7 @@ class HttpConfig:
         head_bytes_max: request line and headers together.
         url_bytes_max: the request line's target.
         headers_max: how many headers.
+        handshake_timeout_s: how long a TLS handshake may take.
         head_timeout_s: from a request's first byte to the end of its headers.
         body_timeout_s: how long a body may take however small it is ...
         body_bytes_per_s_min: ... and how fast a longer one has to come, on the average.
@@ -53,6 +54,7 @@ class HttpConfig:
     head_bytes_max: int = 32 * _KIB
     url_bytes_max: int = 8 * _KIB
     headers_max: int = 100
+    handshake_timeout_s: float = 10.0
     head_timeout_s: float = 10.0
     body_timeout_s: float = 20.0
     body_bytes_per_s_min: int = 4 * _KIB

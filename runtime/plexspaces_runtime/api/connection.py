@@ -36,6 +36,8 @@ from ..clock import Clock
 from ..errors import InternalError, InvalidArgument, PlexSpacesError, Unavailable
 from .config import HttpConfig
 from .faults import Headers, HeadersTooLarge, Overloaded, RequestTimeout, Response, UriTooLong, problem
+from .handshakes import TlsServer
+from .tls import Certificates
 
 Message = MutableMapping[str, Any]
 AsgiApp = Callable[
@@ -78,10 +80,12 @@ class Listener:
         app: an ASGI 3 application; it gets `http` scopes only.
         config: address, limits, times.
         clock: for the `Date` header.
+        tls: the certificate; None for plaintext.
     """
 
-    def __init__(self, app: AsgiApp, config: HttpConfig, clock: Clock) -> None:
+    def __init__(self, app: AsgiApp, config: HttpConfig, clock: Clock, tls: Certificates | None = None) -> None:
         self.app = app
+        self.tls = tls
         self.config = config
         self.draining = False
         self.phase_s = {
@@ -97,7 +101,7 @@ class Listener:
         self._connections: set[Connection] = set()
         # The application's tasks under way; the loop itself keeps only weak references to tasks.
         self.running: set[Exchange] = set()
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsServer | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         # Connections with something to write.  All that was answered in one round of the loop is written together: the
@@ -114,7 +118,16 @@ class Listener:
         """
         self.loop = asyncio.get_running_loop()
         config = self.config
-        if sock is not None:
+        if self.tls is not None:
+            self._server = TlsServer(
+                self.tls.context,
+                lambda: Connection(self),
+                lambda: self.connections < config.connections_max,
+                handshake_timeout_s=config.handshake_timeout_s,
+                shutdown_timeout_s=config.linger_s,
+            )
+            await self._server.start(sock, config.host, config.port, config.backlog)
+        elif sock is not None:
             self._server = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=config.backlog)
         else:
             self._server = await self.loop.create_server(
@@ -131,8 +144,9 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
-        return len(self._connections)
+        """How many are open, those that are agreeing on TLS included."""
+        shaking = self._server.handshakes if isinstance(self._server, TlsServer) else 0
+        return len(self._connections) + shaking
 
     def flush_soon(self, connection: Connection) -> None:
         """Write what the connection holds back, at the end of this round of the loop."""
@@ -293,8 +307,18 @@ class Connection(asyncio.Protocol):
         self.peername, self.sockname = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         listener.opened(self)
         self.deadline = listener.loop.time() + listener.config.keep_alive_s
-        if listener.connections > listener.config.connections_max:
+        if listener.tls is not None:
+            # It was counted when it was accepted.
+            self._admit(listener.tls)
+        elif listener.connections > listener.config.connections_max:
             self._refuse(Overloaded(f"the node serves {listener.config.connections_max} connections: try again later"))
+
+    def _admit(self, tls: Certificates) -> None:
+        secured = self.transport.get_extra_info("ssl_object")
+        try:
+            tls.admit("http", _place(self.peername), secured.getpeercert(True))
+        except PlexSpacesError as error:
+            self._refuse(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
@@ -308,8 +332,8 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
 
     def eof_received(self) -> bool:
-        # A client that has sent its whole request and closed its half still gets the answer.
-        return self._current is not None and self._phase is Phase.HANDLING
+        # A client that has sent its whole request and closed its half still gets the answer.  TLS has no halves.
+        return self._listener.tls is None and self._current is not None and self._phase is Phase.HANDLING
 
     def write(self, data: bytes) -> None:
         """Send bytes, at the end of this round of the loop."""
@@ -628,7 +652,7 @@ class Exchange:
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": version,
             "method": method,
-            "scheme": "http",
+            "scheme": "http" if connection._listener.tls is None else "https",
             "path": path.decode("latin-1") if b"%" not in path else unquote_to_bytes(path).decode("utf-8", "replace"),
             "raw_path": path,
             "query_string": query,
@@ -801,6 +825,10 @@ class Exchange:
 
 def _head_too_large(config: HttpConfig) -> HeadersTooLarge:
     return HeadersTooLarge(f"request line and headers together may have {config.head_bytes_max} bytes")
+
+
+def _place(peername: Any) -> str:
+    return f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else ""
 
 
 def _has_length(headers: Headers) -> bool:

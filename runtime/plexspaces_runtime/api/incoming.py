@@ -27,7 +27,7 @@ class ClientGone(Exception):
 class Request:
     """A request's head, and the way to its body."""
 
-    __slots__ = ("headers", "method", "operation", "parameters", "path", "principal", "query", "receive")
+    __slots__ = ("admitted", "headers", "method", "operation", "parameters", "path", "principal", "query", "receive")
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive) -> None:
         self.method: str = scope["method"]
@@ -41,6 +41,8 @@ class Request:
             raise InvalidArgument("an HTTP/1.1 request has a Host header (RFC 9112, 3.2)")
         self.receive = receive
         self.operation = "other"
+        # The tenant among whose requests this one is counted, once it is; None before that.
+        self.admitted: str | None = None
         self.parameters: dict[str, str] = {}
         # Set before any handler of a route that is not public runs.
         self.principal: Principal

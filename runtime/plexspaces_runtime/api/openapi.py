@@ -8,10 +8,12 @@ from typing import Any, get_type_hints
 from .. import __version__
 from ..actors.info import ActorInfo
 from ..deployment.checks import Divergence, Report
+from ..deployment.grants import GrantReport
 from ..deployment.model import Deployment
 from ..deployment.status import ApplicationStatus, TreeNode
 from ..durability.explain import Call, Checkpoint, Message, Unreadable, Verdict
 from ..durability.journals import Moved, Recovery
+from ..egress.vault import SecretInfo
 from ..stores.blobs import BlobInfo
 from ..stores.journal import Summary
 from ..stores.streams import StreamInfo
@@ -137,6 +139,7 @@ def _schemas() -> dict[str, Any]:
         "address": {"type": ["string", "null"], "description": "Of an actor: `type` or `type/key`."},
         "children": {"type": "array", "items": {"$ref": "#/components/schemas/TreeNode"}},
     }
+    secret = {**_properties(SecretInfo), "links": {"type": "array", "items": text}}
     deployment = {"tenant": text, "namespace": text, **_properties(Deployment, "scope")}
     return {
         "Problem": {
@@ -166,6 +169,17 @@ def _schemas() -> dict[str, Any]:
         ),
         "Actors": _page("actors", "Actor"),
         "Deployment": _object(deployment),
+        "Grants": _object(
+            {
+                "tenant": text,
+                "namespace": text,
+                **_properties(GrantReport),
+                "line": {"type": "string", "description": "A line of app-config.toml; empty while none is observed."},
+            }
+        ),
+        "Secret": _object(secret),
+        "Secrets": _object({"secrets": {"type": "array", "items": {"$ref": "#/components/schemas/Secret"}}}),
+        "KeyFingerprint": _object({"fingerprint": {"type": "string", "description": "Of the master key."}}),
         "Deployments": _object(
             {"deployments": {"type": "array", "items": {"$ref": "#/components/schemas/Deployment"}}}
         ),
@@ -294,6 +308,21 @@ def _schemas() -> dict[str, Any]:
             {"value": {"description": "Any JSON, once it is resolved."}},
         ),
         "Promises": _page("promises", "Promise"),
+        "Link": _object(
+            {
+                "name": text,
+                "namespace": {"type": "string", "description": "Empty for a link of the node's own."},
+                "base_url": text,
+                "allow": {"type": "array", "items": text},
+                "actors": {"type": "array", "items": text},
+                "secrets": {"type": "array", "items": text, "description": "The names of those that it uses."},
+                "breaker": {"type": "string", "enum": ["closed", "open", "half-open"]},
+                "under_way": integer,
+                "requests": integer,
+                "failures": integer,
+            }
+        ),
+        "Links": _object({"links": {"type": "array", "items": {"$ref": "#/components/schemas/Link"}}}),
         "Tree": _object({"tree": {"type": "array", "items": {"$ref": "#/components/schemas/TreeRoot"}}}),
         "TreeRoot": _object({"namespace": text, **branch}),
     }

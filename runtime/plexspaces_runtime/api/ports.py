@@ -12,9 +12,12 @@ from ..clock import Clock
 from ..config import Limits
 from ..deployment.appconfig import AppConfig
 from ..deployment.checks import Report
+from ..deployment.grants import GrantReport
 from ..deployment.model import Deployment
 from ..deployment.status import ApplicationStatus, TreeNode
 from ..durability.journals import Journals
+from ..egress.links import LinkState
+from ..egress.vault import Vault
 from ..ids import Ids
 from ..scope import Address, Caller, Scope
 from ..stores.blobs import Blobs
@@ -71,10 +74,25 @@ class NodePort(Protocol):
     clock: Clock
     ids: Ids
     limits: Limits
+    quotas: Mapping[str, Limits]
 
     @property
     def ready(self) -> bool:
         """Whether work is accepted."""
+
+    @property
+    def home_tenant(self) -> str:
+        """The tenant of the local token: its administrators run the node."""
+
+    @property
+    def vault(self) -> Vault | None:
+        """What is secret; None for a node that keeps nothing."""
+
+    def secret_users(self, tenant: str) -> Mapping[str, list[str]]:
+        """By secret, the links of a tenant that name it: `namespace/link`, or `link` for the node's."""
+
+    def veiled(self, address: Address, op: str, payload: str) -> str:
+        """A message's arguments as anybody may keep them: with tokens for what is secret."""
 
     @property
     def journals(self) -> Journals | None:
@@ -145,8 +163,17 @@ class NodePort(Protocol):
     async def undeploy_application(self, tenant: str, name: str) -> None:
         """Stop an application and forget it."""
 
+    def grants(self, scope: Scope, actor_type: str) -> GrantReport:
+        """What a type may do, was refused and was seen to do."""
+
+    def observe(self, scope: Scope, actor_type: str, *, on: bool) -> None:
+        """Begin or end to keep what actors of a type use."""
+
     def namespaces(self, tenant: str) -> Sequence[str]:
         """Where a tenant has something deployed, by name."""
+
+    def links(self, tenant: str) -> Sequence[LinkState]:
+        """A tenant's ways out, and the node's that it may use, by namespace and name."""
 
     def tree(self, tenant: str, namespace: str | None = None) -> Sequence[TreeNode]:
         """The supervision trees: a root for each application and for each type that is deployed on its own."""

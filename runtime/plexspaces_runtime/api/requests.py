@@ -15,7 +15,8 @@ OP_NAMES = ("op", "action", "message_type", "msg_type")
 _OP_MAX = 128
 _ARGUMENTS_MAX = 100
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_WAIT = re.compile(r"""\s*wait\s*=\s*"?([^"\s;]*)"?\s*(?:;.*)?""", re.IGNORECASE)
+# Possessive: a run of spaces is taken whole, or the time to refuse it would grow with its square.
+_WAIT = re.compile(r"""\s*+wait\s*+=\s*+"?([^"\s;]*+)"?\s*+(?:;.*)?""", re.IGNORECASE)
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _IDEMPOTENCY_KEY = re.compile(r'(?:"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255}))')
 _TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -44,12 +45,12 @@ def decode_segment(segment: bytes) -> str:
     Raises:
         InvalidArgument: bad percent-encoding, or not UTF-8.
     """
-    if b"%" not in segment:
-        return segment.decode("ascii")
-    if _BAD_PERCENT.search(segment):
-        raise InvalidArgument("the address holds a '%' that two hexadecimal digits do not follow: write it as %25")
+    if b"%" in segment:
+        if _BAD_PERCENT.search(segment):
+            raise InvalidArgument("the address holds a '%' that two hexadecimal digits do not follow: write it as %25")
+        segment = unquote_to_bytes(segment)
     try:
-        return unquote_to_bytes(segment).decode("utf-8")
+        return segment.decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidArgument("the address is not UTF-8 once its percent-encoding is undone") from None
 

@@ -81,6 +81,7 @@ _KEY = Parameter(
     {"type": "string", "minLength": 1, "maxLength": 256},
     True,
 )
+_SECRET = Parameter("name", "path", "A secret of the tenant.", _NAME_SCHEMA, True)
 _APPLICATION = Parameter("name", "path", "An application of the tenant.", _NAME_SCHEMA, True)
 _SECONDS = {"type": "number", "exclusiveMinimum": 0}
 _WAIT = Parameter("wait", "query", "Ask, and wait for the reply for so many seconds. Without it: tell.", _SECONDS)
@@ -327,6 +328,40 @@ ROUTES: Final[tuple[Route, ...]] = (
         (Success(204, "It is gone."),),
         (_NAMESPACE, _TYPE),
         ("not-found",),
+    ),
+    Route(
+        "GET",
+        "/api/v1/grants/{namespace}/{type}",
+        "show_grants",
+        "deployments",
+        "Look at an actor type's capabilities",
+        "What it is granted, what it was refused since it was deployed last, and, of one that is observed, what it has "
+        "used and the smallest list of capabilities that would allow that.",
+        (Success(200, "The grants.", _ref("Grants")),),
+        (_NAMESPACE, _TYPE),
+        ("not-found",),
+    ),
+    Route(
+        "PUT",
+        "/api/v1/grants/{namespace}/{type}/observe",
+        "observe_type",
+        "deployments",
+        "Observe what an actor type uses",
+        "From now on the node keeps, in memory, which capabilities its actors use and for what names; its future "
+        "versions' too. It need not be deployed yet.",
+        (Success(204, "It is observed."),),
+        (_NAMESPACE, _TYPE),
+        ("limit-exceeded",),
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/grants/{namespace}/{type}/observe",
+        "forget_observed",
+        "deployments",
+        "End the observation",
+        "What was kept is forgotten.",
+        (Success(204, "It is not observed."),),
+        (_NAMESPACE, _TYPE),
     ),
     Route(
         "POST",
@@ -893,6 +928,126 @@ ROUTES: Final[tuple[Route, ...]] = (
         (_PROMISE, _IN_NAMESPACE),
         ("not-found", "conflict", "limit-exceeded", "payload-too-large", "unsupported-media-type"),
         body={_JSON: {"description": "The value, any JSON; nothing for null."}},
+    ),
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        "chat_completions",
+        "chat",
+        "Chat, as OpenAI's clients do",
+        "A conversation with MiniClaw's agents in the words of OpenAI's API, streamed with `stream`. With "
+        "`X-Session-Id` the session's agent keeps the conversation and runs its own tools; without, the client sends "
+        "all of it, and may bring tools of its own.",
+        (Success(200, "The answer; with `stream`, its pieces as Server-Sent Events.", {"type": "object"}),),
+        (
+            Parameter("X-Session-Id", "header", "The session; the first to name it owns it.", {"type": "string"}),
+            Parameter("X-Namespace", "header", "Where MiniClaw is deployed; `default` without it.", {"type": "string"}),
+            Parameter("X-Session-Events", "header", "`true`: a stream has the session's events.", {"type": "string"}),
+        ),
+        (*_DELIVERY_ERRORS, "not-found", "payload-too-large", "unsupported-media-type"),
+        body={_JSON: {"type": "object", "required": ["messages"], "properties": {"messages": {"type": "array"}}}},
+    ),
+    Route(
+        "GET",
+        "/v1/models",
+        "chat_models",
+        "chat",
+        "List models, as OpenAI's clients do",
+        "The models that MiniClaw's router knows, and `auto`, which lets it choose.",
+        (Success(200, "The models.", {"type": "object"}),),
+        (Parameter("X-Namespace", "header", "Where MiniClaw is deployed; `default` without it.", {"type": "string"}),),
+        (*_DELIVERY_ERRORS, "not-found"),
+    ),
+    Route(
+        "GET",
+        "/chat",
+        "chat_page",
+        "chat",
+        "The chat page",
+        "A page for a browser. It asks for a token and keeps it in that browser's tab; `plexspaces chat --web` prints "
+        "an address that has one.",
+        (Success(200, "The page.", {"type": "string"}, "text/html; charset=utf-8"),),
+        public=True,
+    ),
+    Route(
+        "GET",
+        "/api/v1/links",
+        "list_links",
+        "links",
+        "List ways out",
+        "The links of the tenant's applications and those of the node: where each leads, what it lets through, and how "
+        "it fares; never a secret.",
+        (Success(200, "The links.", _ref("Links")),),
+    ),
+    Route(
+        "GET",
+        "/api/v1/secrets",
+        "list_secrets",
+        "secrets",
+        "List secrets",
+        "The tenant's secrets by name: version, when and by whom they were set, which links use them; never a value.",
+        (Success(200, "The secrets.", _ref("Secrets")),),
+    ),
+    Route(
+        "GET",
+        "/api/v1/secrets/{name}",
+        "get_secret",
+        "secrets",
+        "Look at a secret",
+        "What may be known of it; never its value.",
+        (Success(200, "The secret.", _ref("Secret")),),
+        (_SECRET,),
+        ("not-found",),
+    ),
+    Route(
+        "PUT",
+        "/api/v1/secrets/{name}",
+        "put_secret",
+        "secrets",
+        "Set a secret",
+        "Keeps the value, in place of the one before. Nothing gives it back: the node puts it into requests through "
+        "the links that name it.",
+        (Success(201, "It is kept.", _ref("Secret")), Success(200, "It replaces the one before.", _ref("Secret"))),
+        (_SECRET,),
+        ("limit-exceeded", "payload-too-large", "unsupported-media-type"),
+        body={
+            _JSON: {
+                "type": "object",
+                "required": ["value"],
+                "properties": {
+                    "value": {
+                        "type": "string",
+                        "writeOnly": True,
+                        "format": "secret",
+                        "minLength": 8,
+                        "description": "8 bytes to 64 KiB of UTF-8.",
+                    }
+                },
+                "additionalProperties": False,
+            }
+        },
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/secrets/{name}",
+        "delete_secret",
+        "secrets",
+        "Remove a secret",
+        "Requests through links that name it are refused from then on.",
+        (Success(204, "It is gone."),),
+        (_SECRET,),
+        ("not-found",),
+    ),
+    Route(
+        "POST",
+        "/api/v1/secret-key/rotate",
+        "rotate_secret_key",
+        "secrets",
+        "Replace the master key",
+        "Makes a new master key and wraps the tenants' keys anew, in one transaction. Values stay as they are.",
+        (Success(200, "The new key is in use.", _ref("KeyFingerprint")),),
+        (),
+        ("conflict", "limit-exceeded"),
     ),
     Route(
         "GET",

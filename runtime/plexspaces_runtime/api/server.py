@@ -11,6 +11,7 @@ from .config import HttpConfig
 from .connection import Listener
 from .idempotency import IdempotencyStore
 from .ports import NodePort, StorePort
+from .tls import Certificates
 
 
 class HttpServer:
@@ -21,6 +22,7 @@ class HttpServer:
         authenticator: whose tokens are believed.
         config: address and limits.
         idempotency, facet_types, stores: see `Api`.
+        tls: the certificate; None for plaintext.
     """
 
     def __init__(
@@ -32,12 +34,13 @@ class HttpServer:
         idempotency: IdempotencyStore | None = None,
         facet_types: FacetTypes | None = None,
         stores: StorePort | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         self.config = config or HttpConfig()
-        self._api = Api(
+        self.api = Api(
             node, authenticator, self.config, idempotency=idempotency, facet_types=facet_types, stores=stores
         )
-        self._listener = Listener(self._api, self.config, node.clock)
+        self._listener = Listener(self.api, self.config, node.clock, tls)
 
     async def start(self, sock: socket | None = None) -> None:
         """Begin to serve, on the configured address or on a socket that is bound already.
@@ -59,7 +62,7 @@ class HttpServer:
 
     def drain(self) -> None:
         """Begin to stop: /readyz answers 503, new connections are refused, new work too."""
-        self._api.drain()
+        self.api.drain()
         self._listener.drain()
 
     async def stop(self, grace_s: float = 10.0) -> None:

@@ -145,7 +145,13 @@ class Upload:
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(dir=self._directory, prefix="plexspaces-upload-"))
 
-        self._folder = await asyncio.to_thread(create)
+        creating = asyncio.ensure_future(asyncio.to_thread(create))
+        try:
+            self._folder = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            # A thread is not cancelled with the request: what it makes must not stay, however often that is cancelled.
+            creating.add_done_callback(lambda made: _remove(made.result()))
+            raise
         return self
 
     async def __aexit__(
@@ -157,7 +163,7 @@ class Upload:
             await asyncio.wait([self._writing])
         for file in self._files.values():
             file.close()
-        await asyncio.to_thread(shutil.rmtree, self._folder)
+        await asyncio.shield(_remove(self._folder))
 
     async def read(self, pieces: AsyncIterator[bytes]) -> None:
         """Read the whole form.
@@ -263,6 +269,10 @@ class Upload:
 
     def _on_end(self) -> None:
         self._complete = True
+
+
+def _remove(folder: Path) -> asyncio.Future[None]:
+    return asyncio.ensure_future(asyncio.to_thread(shutil.rmtree, folder))
 
 
 def _write_all(file: IO[bytes], data: bytes | bytearray) -> None:

@@ -128,10 +128,15 @@ class WorkflowRoutes:
         wait_s = parse_wait({}, request.headers.get(b"prefer"), self._config.wait_s_max)
         if wait_s is None:
             wait_s = self._node.limits.ask_timeout_ms / 1_000
+        try:
+            payload = orjson.dumps(arguments).decode()
+        except orjson.JSONEncodeError as error:
+            # JSON can be read four times as deep as it can be written.
+            raise InvalidArgument(f"the arguments cannot be passed on: {error}") from None
         reply = await self._node.ask(
             _parse(scope, request),
             name,
-            orjson.dumps(arguments).decode(),
+            payload,
             caller=request.principal.caller,
             timeout_s=wait_s,
             trace=parse_traceparent(request.headers.get(b"traceparent")),

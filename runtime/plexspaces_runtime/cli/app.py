@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,17 +25,22 @@ COMMANDS = {
     "apps": ("apps", "List the applications, or show one."),
     "ps": ("actors", "List the actors that run."),
     "tree": ("apps", "Draw the supervision trees."),
+    "links": ("links", "List the ways out, and how they fare."),
     "ask": ("actors", "Send a message and print the reply."),
     "tell": ("actors", "Send a message and go on."),
     "info": ("actors", "Show one actor: state, mailbox, restarts, last exit."),
     "stop": ("actors", "Stop one actor after its message; it stays down."),
     "kill": ("actors", "Stop one actor at once; it stays down."),
     "restart": ("actors", "Start one actor, or an application, again."),
+    "chat": ("chat", "Talk to MiniClaw, with its tools, in the terminal or a browser."),
+    "approvals": ("approvals", "List, approve and reject what agents may not do alone."),
     "streams": ("streams", "List, read, follow and append to event streams."),
     "workflows": ("workflows", "List, start, watch, signal and cancel long runs."),
     "promises": ("workflows", "List and resolve what runs wait for."),
     "dead-letters": ("dead_letters", "List, retry and drop messages that nobody could handle."),
+    "grants": ("grants", "Show what an actor type may do, and the least it needs."),
     "journal": ("journal", "Read and verify what durable actors have recorded."),
+    "secret": ("secret", "Set, list and remove what links need to know and nobody else."),
     "token": ("token", "Print the local token, or make another."),
     "completion": ("completion", "Print the completion script for your shell."),
 }
@@ -119,4 +125,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # `plexspaces ps | head`: nobody reads on, and that is no error.  The interpreter would flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except Exception as error:  # noqa: BLE001 - the command line's last resort
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        CommandError(
+            f"{type(error).__name__}: {str(error)[:200]} (in {os.path.basename(place.filename)}, line {place.lineno}): "
+            "the node's answer was not understood, or this is a fault of plexspaces",
+            "plexspaces --version here and where the node runs; the same version of both",
+            code="internal",
+        ).show()
+        return Exit.FAILED
     return status if isinstance(status, int) else Exit.OK

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,60 @@ _RECONNECTS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """How a node of TLS is known, and how it knows us.
+
+    Attributes:
+        ca_file: who signs its certificate, in PEM; None for whom the system believes.
+        pinned_file: its certificate itself, from its own data directory; names are not compared then.
+        cert_file, key_file: our certificate and its key, for a node that wants one.
+    """
+
+    ca_file: Path | None = None
+    pinned_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """For a client.
+
+        Raises:
+            CommandError: a file cannot be used.
+        """
+        try:
+            if self.ca_file is None and self.pinned_file is not None:
+                context = ssl.create_default_context(cafile=str(self.pinned_file))
+                # Believed because of where it was found, whatever names it has and whoever signed it.
+                context.check_hostname = False
+                context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            else:
+                context = ssl.create_default_context(cafile=None if self.ca_file is None else str(self.ca_file))
+            if self.cert_file is not None:
+                context.load_cert_chain(self.cert_file, self.key_file, password="")
+        except (OSError, ValueError) as error:
+            raise CommandError(
+                f"a file for TLS cannot be used: {error}",
+                "PLEXSPACES_CA_FILE, PLEXSPACES_CLIENT_CERT_FILE and PLEXSPACES_CLIENT_KEY_FILE name PEM files",
+            ) from None
+        return context
+
+
+def find_trust(env: Mapping[str, str], pinned_file: Path | None = None) -> Trust:
+    """What the environment says of TLS.
+
+    Args:
+        pinned_file: the certificate of a node on this machine.
+    """
+
+    def path(name: str) -> Path | None:
+        return Path(env[name]).expanduser() if env.get(name) else None
+
+    return Trust(
+        path("PLEXSPACES_CA_FILE"), pinned_file, path("PLEXSPACES_CLIENT_CERT_FILE"), path("PLEXSPACES_CLIENT_KEY_FILE")
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A node and how to be let in.
 
@@ -32,11 +88,13 @@ class Target:
         url: without a trailing slash.
         token: a bearer token; "" when none was found.
         where_from: how the token was found, for messages.
+        trust: whom to believe that it is the node, where the URL is one of TLS.
     """
 
     url: str
     token: str
     where_from: str
+    trust: Trust = Trust()
 
     @property
     def tenant(self) -> str:
@@ -53,7 +111,9 @@ def find_target(env: Mapping[str, str] | None = None, data_dir: Path | None = No
     """`PLEXSPACES_URL` and `PLEXSPACES_TOKEN`, each else what the local node left in its data directory."""
     env = os.environ if env is None else env
     data_dir = data_dir or default_data_dir(env)
-    url = env.get("PLEXSPACES_URL") or _running(data_dir) or DEFAULT_URL
+    url, pinned_file = env.get("PLEXSPACES_URL") or "", None
+    if not url:
+        url, pinned_file = _running(data_dir)
     token, where_from = env.get("PLEXSPACES_TOKEN", ""), "PLEXSPACES_TOKEN"
     if not token:
         file = data_dir / "token"
@@ -62,15 +122,19 @@ def find_target(env: Mapping[str, str] | None = None, data_dir: Path | None = No
             token = file.read_text(encoding="utf-8").strip()
         except OSError:
             token = ""
-    return Target(url.rstrip("/"), token.strip(), where_from)
+    return Target(url.rstrip("/"), token.strip(), where_from, find_trust(env, pinned_file))
 
 
-def _running(data_dir: Path) -> str | None:
+def _running(data_dir: Path) -> tuple[str, Path | None]:
+    """Where the node of this data directory is, and its certificate if it has one."""
     try:
-        url = json.loads((data_dir / "node.json").read_text(encoding="utf-8"))["url"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return url if isinstance(url, str) else None
+        said = json.loads((data_dir / "node.json").read_text(encoding="utf-8"))
+        url, cert_file = said["url"], said.get("cert_file")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return DEFAULT_URL, None
+    if not isinstance(url, str):
+        return DEFAULT_URL, None
+    return url, Path(cert_file) if isinstance(cert_file, str) else None
 
 
 class NodeClient:
@@ -78,6 +142,16 @@ class NodeClient:
 
     def __init__(self, target: Target | None = None) -> None:
         self.target = target or find_target()
+        self._kept: Any = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The calls of the block go over one connection, as long as the node keeps it."""
+        with self._client() as self._kept:
+            try:
+                yield
+            finally:
+                self._kept = None
 
     def actor_path(self, actor: str, *, tenant: str | None, namespace: str) -> str:
         """The path of `type` or `type/key`."""
@@ -106,7 +180,7 @@ class NodeClient:
         sent = self._headers("application/json", headers)
         wait = httpx.Timeout(_UPLOAD_S if files else timeout_s + _PATIENCE_S, connect=5.0)
         try:
-            with httpx.Client(timeout=wait, trust_env=not self._is_local()) as client:
+            with self._client() as client:
                 answer = client.request(
                     method,
                     self.target.url + path,
@@ -115,6 +189,7 @@ class NodeClient:
                     data=dict(form or {}) or None,
                     files=dict(files or {}) or None,
                     headers=sent,
+                    timeout=wait,
                 )
         except httpx.TimeoutException:
             raise CommandError(
@@ -126,10 +201,13 @@ class NodeClient:
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         if answer.is_success:
-            return answer.json() if answer.content else None
+            try:
+                return answer.json() if answer.content else None
+            except (ValueError, RecursionError):
+                raise self._no_node("what came is not JSON") from None
         raise self._refusal(answer)
 
-    def follow(self, path: str, *, query: Mapping[str, str], after: int) -> Iterator[Any]:
+    def follow(self, path: str, *, query: Mapping[str, str], after: int) -> Generator[Any, None, None]:
         """The events of a stream after an offset, each as JSON, for as long as there is a node.
 
         A connection that ends is made again, and goes on behind the last event that came.
@@ -146,8 +224,10 @@ class NodeClient:
             wait = httpx.Timeout(_SILENCE_S, connect=5.0)
             try:
                 with (
-                    httpx.Client(timeout=wait, trust_env=not self._is_local()) as client,
-                    client.stream("GET", self.target.url + path, params={**query, "live": "true"}, headers=sent) as got,
+                    self._client() as client,
+                    client.stream(
+                        "GET", self.target.url + path, params={**query, "live": "true"}, headers=sent, timeout=wait
+                    ) as got,
                 ):
                     if not got.is_success:
                         got.read()
@@ -155,11 +235,15 @@ class NodeClient:
                     failures = 0
                     for line in got.iter_lines():
                         name, _, value = line.partition(": ")
-                        if name == "retry":
-                            retry_s = int(value) / 1_000
-                        elif name == "data":
-                            event = json.loads(value)
-                            after = event["offset"]
+                        try:
+                            if name == "retry":
+                                retry_s = min(int(value) / 1_000, _SILENCE_S)
+                            elif name == "data":
+                                event = json.loads(value)
+                                after = int(event["offset"])
+                        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                            raise self._no_node("what came is no stream of events") from None
+                        if name == "data":
                             yield event
             except (httpx.TransportError, httpx.InvalidURL) as error:
                 failures += 1
@@ -167,11 +251,51 @@ class NodeClient:
                     raise self._unreachable(error) from None
             time.sleep(retry_s)
 
+    def stream(
+        self, method: str, path: str, *, body: Any, headers: Mapping[str, str], timeout_s: float
+    ) -> Iterator[tuple[str, str]]:
+        """The Server-Sent Events of one answer: name ("" for none) and data of each.
+
+        Raises:
+            CommandError: the node cannot be reached, it refused, or the answer broke off.
+        """
+        import httpx
+
+        sent = self._headers("text/event-stream", headers)
+        wait = httpx.Timeout(timeout_s, connect=5.0)
+        try:
+            with (
+                self._client() as client,
+                client.stream(method, self.target.url + path, json=body, headers=sent, timeout=wait) as got,
+            ):
+                if not got.is_success:
+                    got.read()
+                    raise self._refusal(got)
+                event = ""
+                for line in got.iter_lines():
+                    name, _, value = line.partition(": ")
+                    if name == "event":
+                        event = value
+                    elif name == "data":
+                        yield event, value
+                        event = ""
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from None
+
     def _headers(self, accept: str, more: Mapping[str, str] | None) -> dict[str, str]:
         sent = {"Accept": accept, **(more or {})}
         if self.target.token:
             sent["Authorization"] = f"Bearer {self.target.token}"
         return sent
+
+    def _client(self) -> Any:
+        import httpx
+
+        if self._kept is not None:
+            return nullcontext(self._kept)
+        # Plaintext needs no context, and making one takes as long as an answer.
+        verify = self.target.trust.context() if self.target.url.startswith("https:") else True
+        return httpx.Client(trust_env=not self._is_local(), verify=verify)
 
     def _is_local(self) -> bool:
         """A proxy is for the way out, not for the node next door."""
@@ -187,10 +311,17 @@ class NodeClient:
             "unreachable",
         )
 
+    def _no_node(self, why: str) -> CommandError:
+        return CommandError(
+            f"what answers at {self.target.url} is no node of PlexSpaces, or one of another version: {why}",
+            "plexspaces serve, or set PLEXSPACES_URL to where one runs",
+            code="bad-answer",
+        )
+
     def _refusal(self, answer: Any) -> CommandError:
         try:
             problem = answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             problem = {}
         if not isinstance(problem, dict):
             problem = {}

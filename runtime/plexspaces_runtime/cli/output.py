@@ -49,9 +49,9 @@ class CommandError(click.ClickException):
             error = {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
             click.echo(json.dumps({"error": error}), err=True)
             return
-        click.echo(click.style("error: ", fg="red", bold=True) + self.message, err=True)
+        click.echo(click.style("error: ", fg="red", bold=True) + printable(self.message), err=True)
         if self.hint:
-            click.echo(click.style("  try: ", fg="cyan") + self.hint, err=True)
+            click.echo(click.style("  try: ", fg="cyan") + printable(self.hint), err=True)
 
 
 class FindingsError(CommandError):
@@ -111,12 +111,16 @@ def show_finding(finding: Finding) -> None:
 
 def show_json(value: Any) -> None:
     """A value as JSON: one line for machines, indented and coloured on a terminal."""
+    # To a reader of JSON an escaped character is the same; to a terminal it is not.
+    raw = json.dumps(value, ensure_ascii=False)
+    text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in raw)
     if json_wanted() or not on_terminal():
-        click.echo(json.dumps(value, ensure_ascii=False))
+        click.echo(text)
         return
     from rich.console import Console
 
-    Console().print_json(json.dumps(value, ensure_ascii=False))
+    # It reads and writes the text once more.
+    Console().print_json(text, ensure_ascii=not raw.isprintable())
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +216,14 @@ def _fitting(
 _CELL_CHARACTERS_MAX = 200
 
 
+def printable(text: str) -> str:
+    """What comes from an actor must not steer the operator's terminal: everything but line ends is made visible."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "�" for c in text)
+
+
 def _printable(cell: Cell) -> Cell:
-    """An exit's text comes from an actor: it must not steer the operator's terminal, nor fill it."""
-    text = "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in cell.text)
+    """A line of a table stays one, and does not fill the terminal."""
+    text = printable(cell.text).replace("\n", " ")
     if len(text) > _CELL_CHARACTERS_MAX:
         text = text[: _CELL_CHARACTERS_MAX - 1] + "…"
     return Cell(text, cell.style)

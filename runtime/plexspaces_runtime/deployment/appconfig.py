@@ -15,11 +15,15 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, get_type_hints
 
-from ..config import ConfigError, Limits
+from ..actors import access
+from ..actors.capabilities import parse_entries
+from ..config import ISOLATIONS, ConfigError, Limits
+from ..egress.links import Link, LinkIssues, parse_link
 from ..errors import InvalidArgument
+from ..isolation import microvm
+from ..isolation.microvm import MICROVM
 from ..scope import check_name
 from ..supervision.spec import BRUTAL_KILL, INFINITY, SHUTDOWN_S, AutoShutdown, Backoff, RestartPolicy, Strategy
-from ..witfiles import wit_files
 from .lines import KeyPath, Lines
 
 CONFIG_BYTES_MAX: Final = 256 * 1024
@@ -69,11 +73,12 @@ class ChildConfig:
         role: which of the component's actors; "" takes the only one, or the one called like the child.
         behavior_kind: what the component must say it is, in the words of its `describe`; "" for anything.
         args: for the actor's `init`.
-        capabilities: WIT interfaces that it may call; None for all.
+        capabilities: entries of what it may ask of the host; None for what is granted where nothing is said.
         arguments: "strict" refuses unknown arguments of messages, "lenient" ignores them.
         labels: what the registry finds it by.
         shared_keys: all actors of the type have one key-value space, not one each.
         limits: fields of `Limits` that are its own.
+        authorise: roles and scopes of which a caller needs one, by operation; `*` is for all others.
         supervisor: what it supervises; None for an actor.
     """
 
@@ -91,6 +96,7 @@ class ChildConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     shared_keys: bool = False
     limits: Mapping[str, Any] = field(default_factory=dict)
+    authorise: Mapping[str, frozenset[str]] = field(default_factory=dict)
     supervisor: SupervisorConfig | None = None
     line: int = field(default=0, compare=False)
 
@@ -112,6 +118,9 @@ class AppConfig:
     """A whole application.
 
     Attributes:
+        links: its actors' ways out, by name.
+        isolation: "none", "process", or "" for what the node does otherwise.
+        process_memory_bytes_max: of its process, if it has one; None for the node's.
         text: what it was read from, to be read again after a restart of the node.
     """
 
@@ -119,6 +128,9 @@ class AppConfig:
     namespace: str
     components: tuple[ComponentConfig, ...]
     supervisor: SupervisorConfig
+    links: Mapping[str, Link] = field(default_factory=dict)
+    isolation: str = ""
+    process_memory_bytes_max: int | None = None
     text: str = field(default="", compare=False, repr=False)
 
     def actors(self) -> Iterator[ChildConfig]:
@@ -165,6 +177,9 @@ def parse(
         namespace=values["application"]["namespace"],
         components=values["components"],
         supervisor=values["supervisor"],
+        links=values["links"],
+        isolation=values["application"]["isolation"],
+        process_memory_bytes_max=values["application"]["process_memory_bytes_max"],
         text=text,
     )
 
@@ -183,7 +198,10 @@ def _document(text: str, file: str) -> dict[str, Any]:
         line = text.count("\n", 0, long.start()) + 1
         raise ConfigError([f"{file}:{line}: a key has more than {_KEY_PARTS_MAX} parts"])
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
+        # In hexadecimal any number can be read; what says that it is wrong could not be written.
+        repr(document)
+        return document
     except RecursionError:
         raise ConfigError([f"{file}:1: values are nested too deeply"]) from None
     # A number of more digits than Python converts is no TOMLDecodeError.
@@ -492,17 +510,14 @@ def _labels(reader: _Reader, path: KeyPath, value: Any) -> dict[str, str]:
 
 
 def _capabilities(_reader: _Reader, _path: KeyPath, value: Any) -> frozenset[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise _Wrong(f'{_written(value)} is not a list of texts: write one such as ["messaging", "keyvalue"]')
-    known = capability_names()
-    if unknown := [each for each in value if each not in known]:
-        raise _Wrong("; ".join(f"there is no capability {each[:60]!r}; {_nearest(each, known)}" for each in unknown))
-    return frozenset(value)
+    return parse_entries(value)
 
 
-def capability_names() -> tuple[str, ...]:
-    """The interfaces of the contract that an actor may be granted."""
-    return tuple(file.stem for file in wit_files() if file.stem not in ("types", "world"))
+def _authorise(_reader: _Reader, _path: KeyPath, value: Any) -> dict[str, frozenset[str]]:
+    try:
+        return access.parse(value)
+    except ValueError as error:
+        raise _Wrong(str(error)) from None
 
 
 # -- limits ------------------------------------------------------------------------------------------------
@@ -544,10 +559,10 @@ def _limit(name: str, low: float | None, high: float | None, *, whole: bool) -> 
     return read
 
 
-def _limit_keys() -> Iterator[_Key]:
+def _limit_keys(names: Iterable[str]) -> Iterator[_Key]:
     hints = get_type_hints(Limits)
     by_name = {each.name: each for each in fields(Limits)}
-    for name in _LIMITS:
+    for name in names:
         meta, whole = by_name[name].metadata, hints[name] is int
         unit = next((unit for part, unit in _UNITS if part in name), "")
         yield _Key(
@@ -740,20 +755,38 @@ def _components(reader: _Reader, path: KeyPath, value: Any) -> tuple[ComponentCo
     return tuple(found)
 
 
+def _isolation(_reader: _Reader, _path: KeyPath, value: Any) -> str:
+    if value == MICROVM:
+        raise _Wrong(microvm.unavailable())
+    if value not in ISOLATIONS:
+        raise _Wrong(f"{_written(value)} is not possible; {_nearest(str(value), ISOLATIONS)}")
+    return str(value)
+
+
 def _application(reader: _Reader, path: KeyPath, value: Any) -> dict[str, Any]:
     return reader.table(path, _table_of(value, "a table [application]"), _APPLICATION, where="[application]")
 
 
-def _links(reader: _Reader, path: KeyPath, value: Any) -> None:
-    names = [*value] if isinstance(value, dict) else []
-    for name in names:
-        reader.issue(
-            (*path, name),
-            "links are not served by this version of the node: its actors cannot reach anything outside; leave "
-            "[links] out",
-        )
-    if not names:
-        raise _Wrong("links are not served by this version of the node: leave [links] out")
+def _links(reader: _Reader, path: KeyPath, value: Any) -> dict[str, Link]:
+    links: dict[str, Link] = {}
+    for name, content in _table_of(value, "each link as [links.NAME]").items():
+        at = (*path, name)
+        if not isinstance(content, dict):
+            reader.issue(at, f"{_written(content)} is not a table: write [links.{name[:60]}], and its keys below it")
+            continue
+        if "tenants" in content:
+            reader.issue((*at, "tenants"), "an application's links are its tenant's: only the node's own name tenants")
+            content = {key: each for key, each in content.items() if key != "tenants"}
+        if "ca_file" in content:
+            # A path on the node's machine is not a tenant's to name.
+            reader.issue((*at, "ca_file"), "whom to believe is said by the node's own links: leave it out")
+            content = {key: each for key, each in content.items() if key != "ca_file"}
+        try:
+            links[name] = parse_link(name, content)
+        except LinkIssues as wrong:
+            for issue in wrong.issues:
+                reader.issue((*at, *issue.path), issue.text)
+    return links
 
 
 # -- the keys ----------------------------------------------------------------------------------------------
@@ -768,6 +801,15 @@ _APPLICATION: Final = (
         "",
     ),
     _Key("namespace", "name", '"default"', "The namespace of its actors.", _named("namespace"), "default"),
+    _Key(
+        "isolation",
+        "`none` or `process`",
+        "the node's",
+        "Where its actors run: in the node's process, or in one of their own.",
+        _isolation,
+        "",
+    ),
+    *(key for key in _limit_keys(("process_memory_bytes_max",))),
 )
 
 _COMPONENT: Final = (
@@ -787,7 +829,7 @@ _FACET: Final = (
     _Key("config", "table", "{}", "What the facet's type wants to know.", _json_object, {}),
 )
 
-_LIMIT_KEYS: Final = tuple(_limit_keys())
+_LIMIT_KEYS: Final = tuple(_limit_keys(_LIMITS))
 
 _CHILD: Final = (
     _Key(
@@ -823,8 +865,8 @@ _CHILD: Final = (
     _Key(
         "capabilities",
         "list of texts",
-        "all",
-        "The interfaces of the contract that it may call. `clock`, `random` and `logging` are always granted.",
+        '["default"]',
+        "What it may ask of the host: see [Capabilities](capabilities.md).",
         _capabilities,
         of="actor",
     ),
@@ -849,6 +891,15 @@ _CHILD: Final = (
         of="actor",
     ),
     _Key("limits", "table", "{}", "Limits of its own, at most those of the node.", _limits, {}, of="actor"),
+    _Key(
+        "authorise",
+        "table of lists",
+        "{}",
+        "Roles, or scopes as `scope:NAME`, of which a caller needs one, by operation; `*` is for all others.",
+        _authorise,
+        {},
+        of="actor",
+    ),
     _Key(
         "restart",
         "`permanent`, `transient` or `temporary`",
@@ -922,7 +973,7 @@ _SUPERVISOR: Final = (
 _ROOT: Final = (
     _Key("application", "table", "required", "What the application is called.", _application, {}),
     _Key("components", "list of tables", "required", "The code of its actors.", _components, ()),
-    _Key("links", "table", "", "Not served by this version.", _links),
+    _Key("links", "table of tables", "", "Its actors' ways out, each as `[links.NAME]`.", _links, {}),
     _Key("supervisor", "table", "required", "The tree of its actors.", _supervisor),
 )
 
@@ -935,6 +986,34 @@ _TABLES: Final[tuple[tuple[str, tuple[_Key, ...]], ...]] = (
     ("[[supervisor.children.facets]]", _FACET),
     ("[supervisor.children.limits]", _LIMIT_KEYS),
 )
+
+
+class _JsonReader(_Reader):
+    """Reads what comes as JSON, where a key has a place but no line."""
+
+    def __init__(self, facet_types: FacetTypes | None, limits: Limits | None) -> None:
+        super().__init__("config", Lines(""), facet_types, limits)
+
+    def issue(self, path: KeyPath, text: str) -> None:
+        shown = self._shown(path)
+        self.issues.append((0, f"config: {shown + ': ' if shown else ''}{text}"))
+
+
+def read_actor_keys(
+    content: Mapping[str, Any], names: Iterable[str], *, facet_types: FacetTypes | None, limits: Limits | None
+) -> dict[str, Any]:
+    """Some keys of a child that is an actor, from the configuration of a type that is deployed on its own.
+
+    Raises:
+        InvalidArgument: the message tells of all that is wrong.
+    """
+    reader = _JsonReader(facet_types, limits)
+    wanted = set(names)
+    keys = [key for key in _CHILD if key.name in wanted]
+    values = reader.table((), {name: content[name] for name in wanted & content.keys()}, keys, where="config")
+    if reader.issues:
+        raise InvalidArgument("; ".join(issue for _, issue in reader.issues))
+    return values
 
 
 def reference() -> Iterator[KeyInfo]:

@@ -20,11 +20,14 @@ import orjson
 from ..actors import exits
 from ..actors.actor import Actor, ActorSpec
 from ..actors.asks import Asks
+from ..actors.capabilities import EVERYTHING, NOTHING, Grants, Layer
 from ..actors.exits import Exit
 from ..actors.facets import Facets
 from ..actors.registry import Registry
 from ..clock import Clock
 from ..config import Limits
+from ..egress.links import Link
+from ..egress.veil import Veil
 from ..errors import (
     ActorNotFound,
     CallerError,
@@ -32,6 +35,7 @@ from ..errors import (
     HandlerCrashed,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     PlexSpacesError,
     Unavailable,
 )
@@ -46,6 +50,7 @@ from ..events import (
     DeploymentRestored,
     Event,
     EventBus,
+    EverythingGranted,
     RestoreFailed,
     SpawnedNotRestored,
     Undeployed,
@@ -53,7 +58,9 @@ from ..events import (
 from ..facets import workflow
 from ..facets.registry import FacetRegistry
 from ..facets.virtual_actor import Residents
+from ..host.permissions import Permissions
 from ..ids import Ids
+from ..isolation.processes import Home, Processes
 from ..scheduler import Scheduler
 from ..scope import Address, Scope, check_name
 from ..stores.deployments import APPLICATION, Deployments, Record
@@ -64,6 +71,7 @@ from ..supervision.top import Failures
 from ..wasm.engine import Sandbox
 from . import appconfig
 from .appconfig import AppConfig, ChildConfig, FacetConfig, SupervisorConfig
+from .grants import GrantReport, news, smallest, toml_line
 from .model import DeployConfig, Deployment, choose_role
 from .status import ApplicationStatus, TreeNode
 from .types import ActorType, Code, Component, Types, tell_more
@@ -120,6 +128,7 @@ class Application:
         self.next_start_ms = 0
         self.changes: tuple[str, ...] = ()
         self.components: dict[str, str] = {}
+        self.links: Mapping[str, Link] = {}
         self.top = Branch(name, SupervisorSpec())
         self.timer: asyncio.TimerHandle | None = None
         # One deployment, restart or stop at a time.
@@ -148,12 +157,18 @@ class _Draft:
 
 
 class Applications:
-    """All applications of a node."""
+    """All applications of a node.
+
+    Args:
+        set_links: told the ways out that an application has from now on, by scope and name; none of one that is gone.
+        veil: told which arguments of messages are secret.
+    """
 
     def __init__(
         self,
         *,
         sandbox: Sandbox,
+        processes: Processes,
         scheduler: Scheduler,
         registry: Registry,
         asks: Asks,
@@ -164,8 +179,13 @@ class Applications:
         facets: FacetRegistry,
         residents: Residents,
         kept: Deployments,
+        permissions: Permissions,
         loop: asyncio.AbstractEventLoop,
+        set_links: Callable[[Scope, str, Mapping[str, Link]], None],
+        veil: Veil,
     ) -> None:
+        self._set_links = set_links
+        self._processes = processes
         self._registry = registry
         self._scheduler = scheduler
         self._clock = clock
@@ -175,9 +195,17 @@ class Applications:
         self._facets = facets
         self._residents = residents
         self._kept = kept
+        self._permissions = permissions
         self._loop = loop
         self._types = Types(
-            sandbox=sandbox, scheduler=scheduler, registry=registry, events=events, limits=limits, loop=loop
+            sandbox=sandbox,
+            processes=processes,
+            scheduler=scheduler,
+            registry=registry,
+            events=events,
+            limits=limits,
+            loop=loop,
+            veil=veil,
         )
         self.forest = Forest(
             scheduler=scheduler, registry=registry, asks=asks, clock=clock, events=events, loop=loop, keepers=self
@@ -194,13 +222,14 @@ class Applications:
 
     # -- what the shell of supervision asks ---------------------------------------------------------------
 
-    def spec(self, worker: Worker, capabilities: frozenset[str] | None) -> ActorSpec:
+    def spec(self, worker: Worker, capabilities: Grants | None) -> ActorSpec:
         """See `Keepers.spec`."""
         type_ = self._types.get(worker.address.scope, worker.address.type)
         if type_ is None:
             raise NotFound(f"actor type {worker.address.type!r} is not deployed any more")
         detail: Detail = worker.detail
-        return self._types.spec(type_.code, detail.limits, capabilities, detail.args)
+        watched = self._permissions.is_watched(worker.address.scope, worker.address.type)
+        return self._types.spec(type_.code, detail.limits, capabilities, detail.args, watched=watched)
 
     def facets(self, worker: Worker) -> Facets | None:
         """See `Keepers.facets`."""
@@ -254,10 +283,11 @@ class Applications:
             return DeploymentRefused(scope, actor_type, code, message)
 
         with self._telling(refused):
-            wanted = DeployConfig.parse(config, self._types.interfaces)
+            wanted = self._parse_lone(config)
             self._types.check_free(scope, actor_type, self._deployments.get((scope, actor_type)))
             # Nothing is changed yet: whoever goes away while it is compiled has changed his mind.
-            component = await self._types.load(wasm, scope)
+            process = self._processes.home(scope, "deployment", actor_type)
+            component = await self._types.load(wasm, scope, process)
             pins = await self._kept.keep({component.hash: wasm})
         supervisor = SupervisorConfig(children=(_lone_child(actor_type, wanted),))
         text = orjson.dumps(dict(config)).decode()
@@ -297,9 +327,10 @@ class Applications:
             InvalidComponent, InvalidArgument, LimitExceeded
         """
         check_name("actor type", actor_type)
-        wanted = DeployConfig.parse(config, self._types.interfaces)
-        component = await self._types.load(wasm, scope)
+        wanted = self._parse_lone(config)
         present = self._types.get(scope, actor_type)
+        process = self._processes.home(scope, "deployment", actor_type) if present is None else present.code.process
+        component = await self._types.load(wasm, scope, process)
         roles = component.description["roles"]
         role = wanted.role or (present.code.role if present is not None and present.code.role in roles else "")
         code = Code(
@@ -307,10 +338,11 @@ class Applications:
             role=choose_role(component.description, actor_type, role),
             args=wanted.args if present is None or "args" in config else present.code.args,
             facets=orjson.dumps({"arguments": wanted.arguments}).decode() if present is None else present.code.facets,
-            capabilities=None,
+            capabilities=NOTHING,
             labels={},
             shares_keys=False,
             component=component,
+            process=process,
         )
         return self._types.spec(code, None, None, None)
 
@@ -386,14 +418,18 @@ class Applications:
             if missing:
                 raise InvalidArgument(f"the component {', '.join(map(repr, missing))} was not uploaded")
             # Nothing is changed yet: whoever goes away while they are compiled has changed his mind.
-            loaded = {name: await self._types.load(path, scope) for name, path in components.items()}
+            process = self._process_of(scope, config)
+            loaded = {name: await self._types.load(path, scope, process) for name, path in components.items()}
             pins = await self._kept.keep({loaded[name].hash: path for name, path in components.items()})
 
         async def deploy() -> ApplicationStatus:
             with self._telling(refused), pins:
                 async with self._alone(find) as application:
                     try:
-                        await self._deploy(application, config.supervisor, loaded)
+                        changes = _link_changes(application.links, config.links)
+                        with self._linked(application, config.links):
+                            await self._deploy(application, config.supervisor, loaded)
+                        application.changes += changes
                         self._keep(application, config.text)
                     finally:
                         if application.version == 0:
@@ -446,6 +482,7 @@ class Applications:
             async with self._alone(partial(self._application, tenant, name)) as application:
                 await self._stop(application)
                 await self._forget_types(application.scope, self._drop(application))
+                self._link(application, {})
                 del self._applications[tenant, name]
             self._events.emit(ApplicationStopped(application.scope, name, "undeployed"))
 
@@ -507,6 +544,10 @@ class Applications:
         """What runs now is what is to run after a restart: to be called in the synchronous section in which it has
         become so."""
         application.unrestored = None
+        for type_ in self._types.of_owner(application):
+            # What it was refused before says nothing of what it is granted now.
+            self._permissions.forget_refusals(type_.scope, type_.name)
+        self._warn(application)
         self._kept.put(
             Record(
                 application.scope,
@@ -522,6 +563,11 @@ class Applications:
                 },
             )
         )
+
+    def _warn(self, application: Application) -> None:
+        for type_ in self._types.of_owner(application):
+            if not type_.implied_by and type_.code.capabilities.covers(EVERYTHING):
+                self._events.emit(EverythingGranted(type_.scope, type_.name))
 
     def _drop(self, application: Application) -> list[str]:
         """It is not to come back, with whatever was spawned or stopped in it; the types it had."""
@@ -563,10 +609,23 @@ class Applications:
     async def _found(self, application: Application) -> dict[str, Component]:
         """The components of an application that is to be restored."""
         assert application.unrestored is not None
+        scope, record = application.scope, application.unrestored
+        if record.kind == APPLICATION:
+            process = self._process_of(scope, self._parse_application(record.config))
+        else:
+            process = self._processes.home(scope, record.kind, record.name)
         return {
-            name: await self._types.load(await self._kept.component(hash_), application.scope)
-            for name, hash_ in application.unrestored.components.items()
+            name: await self._types.load(await self._kept.component(hash_), scope, process)
+            for name, hash_ in record.components.items()
         }
+
+    def _process_of(self, scope: Scope, config: AppConfig) -> Home | None:
+        return self._processes.home(
+            scope, APPLICATION, config.name, config.isolation, config.process_memory_bytes_max
+        )
+
+    def _parse_application(self, text: str) -> AppConfig:
+        return appconfig.parse(text, limits=self._limits, facet_types=self._facets.parsers)
 
     async def _restore_alone(self, application: Application, components: Mapping[str, Component] | None = None) -> None:
         async with application.lock:
@@ -584,7 +643,9 @@ class Applications:
         try:
             if components is None:
                 components = await self._found(application)
-            draft = self._draft(application, self._parse(record), components)
+            supervisor, links = self._parse(record)
+            draft = self._draft(application, supervisor, components)
+            self._link(application, links)
         except PlexSpacesError as error:
             self._not_restored(application, error)
             return error
@@ -605,15 +666,19 @@ class Applications:
         self._events.emit(
             DeploymentRestored(application.scope, application.kind, application.name, application.version)
         )
+        self._warn(application)
         await self._respawn(application)
         return None
 
-    def _parse(self, record: Record) -> SupervisorConfig:
+    def _parse_lone(self, config: Mapping[str, Any]) -> DeployConfig:
+        return DeployConfig.parse(config, facet_types=self._facets.parsers, limits=self._limits)
+
+    def _parse(self, record: Record) -> tuple[SupervisorConfig, Mapping[str, Link]]:
         if record.kind == APPLICATION:
-            config = appconfig.parse(record.config, limits=self._limits, facet_types=self._facets.parsers)
-            return config.supervisor
-        wanted = DeployConfig.parse(orjson.loads(record.config), self._types.interfaces)
-        return SupervisorConfig(children=(_lone_child(record.name, wanted),))
+            config = self._parse_application(record.config)
+            return config.supervisor, config.links
+        wanted = self._parse_lone(orjson.loads(record.config))
+        return SupervisorConfig(children=(_lone_child(record.name, wanted),)), {}
 
     def _not_restored(self, application: Application, error: PlexSpacesError) -> None:
         application.last_exit = exits.crashed(error.code, error.message)
@@ -783,6 +848,7 @@ class Applications:
                 await self.stop(actor.address)
             self._types.drop(scope, name)
             self._residents.forget(scope, name)
+            self._permissions.forget_refusals(scope, name)
 
     def _adopt(self, draft: _Draft, old: Mapping[str, ActorType]) -> None:
         for name in old.keys() - draft.types.keys():
@@ -825,7 +891,31 @@ class Applications:
         """What a living actor would be under another code."""
         place = self.forest.places[actor.address]
         detail: Detail = place.worker.detail
-        return self._types.spec(code, detail.limits, place.capabilities, detail.args)
+        watched = self._permissions.is_watched(actor.address.scope, actor.address.type)
+        return self._types.spec(code, detail.limits, place.capabilities, detail.args, watched=watched)
+
+    # -- ways out -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _linked(self, application: Application, links: Mapping[str, Link]) -> Iterator[None]:
+        """Let an application have these ways out while it is changed to what needs them, and after; those it had if it
+        is not changed.
+
+        Raises:
+            AlreadyExists: another application of the namespace has one of that name.
+        """
+        before = application.links
+        self._link(application, links)
+        try:
+            yield
+        except BaseException:
+            self._link(application, before)
+            raise
+
+    def _link(self, application: Application, links: Mapping[str, Link]) -> None:
+        if links != application.links:
+            self._set_links(application.scope, application.name, links)
+            application.links = links
 
     # -- drafts -------------------------------------------------------------------------------------------
 
@@ -929,6 +1019,7 @@ class Applications:
             child = replace(child, facets=_with_workflow(child.facets, described))
         facets = self._facets.parse_all(child.facets)
         _check_behaviour(child, described)
+        layer = Layer.of(_origin(application, child), child.capabilities)
         loaded = component.program.loaded
         code = Code(
             component_hash=component.hash,
@@ -937,10 +1028,12 @@ class Applications:
             facets=orjson.dumps(
                 {"arguments": child.arguments, **{facet.type: dict(facet.config) for facet in child.facets}}
             ).decode(),
-            capabilities=child.capabilities,
+            capabilities=Grants(frozenset({layer})),
             labels=dict(child.labels),
             shares_keys=child.shared_keys,
             component=component,
+            process=component.process,
+            authorise=child.authorise,
         )
         before = self._types.get(scope, child.name)
         version = _next_version(application, child.name, before, code)
@@ -959,6 +1052,7 @@ class Applications:
                 handlers=described["handlers"],
                 version=version,
                 replaced=before is not None or version > 1,
+                capabilities=news(_asked_before(before), loaded.audit.imports, layer, self._types.interfaces),
             ),
             home=home,
             virtual=any(facet.name == _VIRTUAL for facet in facets),
@@ -1189,7 +1283,7 @@ class Applications:
         actor_type: str,
         key: str,
         args: str,
-        capabilities: frozenset[str] | None,
+        capabilities: Grants,
         created: Callable[[Actor], None],
         done: Callable[[PlexSpacesError | None], None],
     ) -> Address:
@@ -1197,12 +1291,19 @@ class Applications:
 
         Raises:
             ActorNotFound: there is no such type.
-            AlreadyExists, LimitExceeded
+            AlreadyExists, LimitExceeded, PermissionDenied
         """
         scope = parent.address.scope
         type_ = self._types.get(scope, actor_type) or self._implied(parent, actor_type)
         if type_.leaving:
             raise ActorNotFound(f"actor type {actor_type!r} is being undeployed", actor_type=actor_type)
+        if type_.virtual and not capabilities.covers(type_.code.capabilities):
+            # It comes back by being named, whoever spawned it and whoever names it, and nothing would narrow it then.
+            raise PermissionDenied(
+                f"{parent.address.text!r} may not spawn actors of the virtual type {actor_type!r}, which may do more "
+                f"than it may itself: name one in a message instead, or grant {parent.address.type!r} as much",
+                actor_type=actor_type,
+            )
         address = Address.parse(scope, f"{actor_type}/{key or self._ids.next('a')}")
         place = self.forest.places.get(parent.address)
         if place is None:
@@ -1219,7 +1320,7 @@ class Applications:
         args: str | None,
         done: Callable[[PlexSpacesError | None], None],
         created: Callable[[Actor], None] | None = None,
-        capabilities: frozenset[str] | None = None,
+        capabilities: Grants | None = None,
     ) -> None:
         declared = next((each for each in type_.home.spec.children if each.id == type_.name), None)
         # Nobody has said how it is to be restarted: then, as after Erlang's spawn, it is not.
@@ -1456,6 +1557,34 @@ class Applications:
             actors=sum(1 for _ in _living(live)) if live is not None else 0,
             components=dict(application.components),
             changes=application.changes,
+            capabilities={
+                type_.name: type_.deployment.capabilities
+                for type_ in self._types.of_owner(application)
+                if not type_.implied_by
+            },
+        )
+
+    def grants(self, scope: Scope, actor_type: str) -> GrantReport:
+        """What a type may do, was refused and was seen to do.
+
+        Raises:
+            NotFound: it is neither deployed nor observed.
+        """
+        type_, uses = self._types.get(scope, actor_type), self._permissions.uses(scope, actor_type)
+        if type_ is None and uses is None:
+            raise NotFound(
+                f"actor type {actor_type!r} is not deployed in namespace {scope.namespace!r}", actor_type=actor_type
+            )
+        needed = smallest(uses.calls, uses.names, uses.more) if uses is not None else ()
+        return GrantReport(
+            actor_type=actor_type,
+            granted=type_.deployment.capabilities.granted if type_ is not None else (),
+            refused=self._permissions.refusals(scope, actor_type),
+            observed=uses is not None,
+            calls=dict(uses.calls) if uses is not None else {},
+            smallest=needed,
+            line=toml_line(needed) if uses is not None else "",
+            not_all_names=tuple(sorted(uses.more)) if uses is not None else (),
         )
 
     def namespaces(self, tenant: str) -> list[str]:
@@ -1489,6 +1618,14 @@ class Applications:
         ]
 
 
+def _link_changes(before: Mapping[str, Link], after: Mapping[str, Link]) -> tuple[str, ...]:
+    return (
+        *(f"removed link {name}" for name in before if name not in after),
+        *(f"added link {name}" for name in after if name not in before),
+        *(f"changed link {name}" for name in after if name in before and before[name] != after[name]),
+    )
+
+
 def _lone_child(actor_type: str, wanted: DeployConfig) -> ChildConfig:
     """The one child of a type that is deployed on its own."""
     return ChildConfig(
@@ -1499,7 +1636,27 @@ def _lone_child(actor_type: str, wanted: DeployConfig) -> ChildConfig:
         arguments=wanted.arguments,
         restart=wanted.restart,
         capabilities=wanted.capabilities,
+        facets=wanted.facets,
+        labels=wanted.labels,
+        shared_keys=wanted.shared_keys,
+        limits=wanted.limits,
+        authorise=wanted.authorise,
     )
+
+
+def _origin(application: Application, child: ChildConfig) -> str:
+    """Whose configuration it is, to end a sentence with."""
+    if application.kind == APPLICATION:
+        return f"of child {child.name!r} in application {application.name!r}"
+    return f"of the deployed type {child.name!r}"
+
+
+def _asked_before(before: ActorType | None) -> tuple[tuple[str, ...], Layer] | None:
+    """What a type imported and was granted."""
+    if before is None:
+        return None
+    (layer,) = before.code.capabilities.layers
+    return before.deployment.imports, layer
 
 
 def _next_version(application: Application, name: str, before: ActorType | None, code: Code) -> int:

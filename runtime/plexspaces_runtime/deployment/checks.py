@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ..actors.actor import Actor, ActorSpec, Step
+from ..actors.capabilities import NOTHING
 from ..actors.exits import Exit
 from ..actors.facets import MISS, Diverged, Facets
 from ..actors.guest import Export, Failure, HostRequest, Result, Trapped
@@ -64,18 +65,21 @@ class Report:
 class _Trial(Durable):
     """Gives what is recorded, and nothing else; writes nothing."""
 
-    __slots__ = ("caught_up", "divergence", "message_id", "messages", "op")
+    __slots__ = ("caught_up", "divergence", "init", "message_id", "messages", "op")
 
     def __init__(self, durability: Durability, address: Address) -> None:
         super().__init__(durability, address, DurabilityConfig())
         # All that is recorded of the message in flight was given, and asked for.
         self.caught_up = False
+        # What `init` was given and answered, of the instance whose messages these are.
+        self.init: dict[str, Any] | None = None
         self.messages = 0
         self.message_id = self.op = self.divergence = ""
 
     def load(self, row: Row) -> list[Turn]:
         """Get ready; the messages in the order in which they were handled."""
         history = self._read(row)
+        self.init = history.init
         flying = history.open or next(iter(history.again.values()), None)
         if flying is history.open and flying is not None:
             flying.effects = shortened(flying.effects)
@@ -92,7 +96,7 @@ class _Trial(Durable):
 
     def replayed(self, request: HostRequest) -> Any:
         value = super().replayed(request)
-        if value is MISS:
+        if value is MISS and self.recording:
             self.caught_up = True
             raise Diverged("went on")
         return value
@@ -125,7 +129,7 @@ class Checks:
         """
         table = self._durability.table
         # It may ask what time it is while its state is set, and what harms nobody else.
-        spec = replace(spec, capabilities=frozenset())
+        spec = replace(spec, capabilities=NOTHING)
         report = Report(spec.component_hash)
         addresses = [each for each in table.addresses(scope.tenant) if each.scope == scope and each.type == actor_type]
         report.left_out = max(0, len(addresses) - ACTORS_MAX)
@@ -208,9 +212,14 @@ def _plan(actor: Actor, trial: _Trial, state: str, turns: list[Turn], end: Calla
         return False
 
     config = (actor.address.text, spec.role, spec.args, True, spec.facets)
+    set_state = Step(Export.SET_STATE, lambda: (config, state), good("taking over the state"))
+    begin = [set_state]
+    if trial.init is not None:
+        init = trial.init_again(trial.init, lambda exit_: end(exit_.message or exit_.text), lenient=True)
+        begin = [set_state, init, set_state] if trial.init["config"][2] else [init, set_state]
     return [
         Step(Export.INSTANTIATE, tuple, good("the start")),
-        Step(Export.SET_STATE, lambda: (config, state), good("taking over the state")),
+        *begin,
         *map(give, turns),
         Step(Export.GET_STATE, tuple, over),
     ]

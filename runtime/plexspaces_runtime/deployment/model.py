@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
+from ..config import Limits
 from ..errors import InvalidArgument
 from ..scope import Scope
 from ..supervision.spec import RestartPolicy
+from .appconfig import FacetConfig, FacetTypes, read_actor_keys
+from .grants import CapabilityNews
+
+# Keys that mean what they mean in app-config.toml.
+_AS_OF_A_CHILD: Final = ("capabilities", "facets", "labels", "shared_keys", "limits", "authorise")
+
+# The schemas of a hundred handlers are some ten thousand characters.
+_DESCRIPTION_CHARS_MAX: Final = 1 << 20
+_ROLES_SHOWN: Final = 20
+_ROLE_CHARS_SHOWN: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,7 @@ class Deployment:
         handlers: by operation: kinds, roles, JSON Schemas of arguments and reply, as `describe` says.
         version: 1 for the first deployment of this type, one more for each new one.
         replaced: this deployment took another's place.
+        capabilities: what it is granted, and what of that is new.
     """
 
     scope: Scope
@@ -36,6 +48,7 @@ class Deployment:
     handlers: Mapping[str, Any]
     version: int
     replaced: bool
+    capabilities: CapabilityNews = field(default_factory=CapabilityNews)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,12 @@ class DeployConfig:
         args: a JSON object for `init`.
         arguments: "strict" refuses unknown arguments of messages, "lenient" ignores them.
         restart: what happens after a crash.
-        capabilities: the WIT interfaces the actor may call; None grants all.
+        capabilities: entries of what the actor may ask of the host; None for what is granted where nothing is said.
+        facets: what is wrapped around it, beside what its author declares.
+        labels: what the registry finds it by.
+        shared_keys: all actors of the type have one key-value space, not one each.
+        limits: fields of `Limits` that are its own.
+        authorise: roles and scopes of which a caller needs one, by operation.
     """
 
     role: str = ""
@@ -55,19 +73,26 @@ class DeployConfig:
     arguments: str = "strict"
     restart: RestartPolicy = RestartPolicy.TRANSIENT
     capabilities: frozenset[str] | None = None
+    facets: tuple[FacetConfig, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    shared_keys: bool = False
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    authorise: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, config: Mapping[str, Any], interfaces: frozenset[str]) -> DeployConfig:
+    def parse(
+        cls, config: Mapping[str, Any], *, facet_types: FacetTypes | None = None, limits: Limits | None = None
+    ) -> DeployConfig:
         """Read a configuration strictly.
 
         Args:
             config: as it was sent.
-            interfaces: the names that `capabilities` may hold.
+            facet_types, limits: as for `appconfig.parse`.
 
         Raises:
             InvalidArgument: an unknown key or a wrong value; the message says what is possible.
         """
-        known = ("role", "args", "arguments", "restart", "capabilities")
+        known = ("role", "args", "arguments", "restart", *_AS_OF_A_CHILD)
         for key in config:
             if key not in known:
                 near = get_close_matches(str(key), known, 1)
@@ -86,18 +111,16 @@ class DeployConfig:
             restart = RestartPolicy(config.get("restart", "transient"))
         except ValueError:
             raise InvalidArgument('config: restart is "permanent", "transient" or "temporary"') from None
-        capabilities = config.get("capabilities")
-        if capabilities is None:
-            return cls(role, orjson.dumps(args).decode(), arguments, restart)
-        if not isinstance(capabilities, list) or not all(isinstance(name, str) for name in capabilities):
-            raise InvalidArgument("config: capabilities is a list of interface names")
-        unknown = sorted(set(capabilities) - interfaces)
-        if unknown:
-            raise InvalidArgument(
-                f"config: capabilities {', '.join(map(repr, unknown))} are not known; there are "
-                + ", ".join(sorted(interfaces))
-            )
-        return cls(role, orjson.dumps(args).decode(), arguments, restart, frozenset(capabilities))
+        others = read_actor_keys(config, _AS_OF_A_CHILD, facet_types=facet_types, limits=limits)
+        return cls(role, _args_text(args), arguments, restart, **others)
+
+
+def _args_text(args: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(args).decode()
+    except orjson.JSONEncodeError as error:
+        # JSON can be read four times as deep as it can be written.
+        raise InvalidArgument(f"config: args cannot be kept: {error}") from None
 
 
 def choose_role(description: Mapping[str, Any], actor_type: str, wanted: str) -> str:
@@ -122,7 +145,8 @@ def choose_role(description: Mapping[str, Any], actor_type: str, wanted: str) ->
 
 
 def _listed(roles: Mapping[str, Any]) -> str:
-    return ", ".join(repr(role) for role in roles) or "none"
+    shown = ", ".join(repr(role[:_ROLE_CHARS_SHOWN]) for role in list(roles)[:_ROLES_SHOWN]) or "none"
+    return shown if len(roles) <= _ROLES_SHOWN else f"{shown} and {len(roles) - _ROLES_SHOWN} more"
 
 
 def parse_description(text: str) -> dict[str, Any]:
@@ -131,9 +155,15 @@ def parse_description(text: str) -> dict[str, Any]:
     Raises:
         InvalidArgument: it is not what `describe` must return.
     """
+    if len(text) > _DESCRIPTION_CHARS_MAX:
+        raise InvalidArgument(
+            f"the component's `describe` answers {len(text)} characters; at most {_DESCRIPTION_CHARS_MAX} are read"
+        )
     try:
         description = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        # JSON can be read four times as deep as it can be written; the answers that show it nest some levels more.
+        orjson.dumps([[[[[[[[description]]]]]]]])
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         description = None
     if (
         not isinstance(description, dict)

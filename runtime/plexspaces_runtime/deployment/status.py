@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..scope import Address, Scope
+from .grants import CapabilityNews
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class ApplicationStatus:
         components: SHA-256 by the component's name.
         changes: what the last deployment did, one phrase each ("started agent", "upgraded router"); empty if nothing
             differed.
+        capabilities: of the last deployment, what each of its actor types may newly do or asks for.
     """
 
     scope: Scope
@@ -34,6 +36,7 @@ class ApplicationStatus:
     actors: int
     components: Mapping[str, str]
     changes: tuple[str, ...] = ()
+    capabilities: Mapping[str, CapabilityNews] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

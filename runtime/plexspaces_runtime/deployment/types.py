@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..actors import exits
+from ..actors import access, exits
 from ..actors.actor import Actor, ActorSpec, Run
-from ..actors.guest import Failure, Result, Trapped
+from ..actors.capabilities import NOTHING, Grants, intersect, watch
+from ..actors.guest import Failure, Guest, Result, Trapped
 from ..actors.registry import Registry
 from ..config import Limits
+from ..egress.veil import Veil
 from ..errors import Conflict, InvalidComponent, PlexSpacesError, Unavailable
 from ..events import ActorUpgraded, EventBus, UpgradeRefused
+from ..isolation.processes import Home, Processes
 from ..scheduler import Scheduler
 from ..scope import Address, Scope
 from ..supervision.supervisor import Branch
@@ -27,10 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Component:
-    """A component that is loaded, and what it says of itself."""
+    """A component that is loaded, what it says of itself, and whose process its instances are in, if not the node's."""
 
     program: Program
     description: Mapping[str, Any]
+    process: Home | None = None
 
     @property
     def hash(self) -> str:
@@ -47,19 +51,23 @@ class Code:
         role: which of the component's actors.
         args: for `init`, a JSON object.
         facets: for `init`, a JSON object.
-        capabilities: WIT interfaces its actors may call; None for all.
+        capabilities: what they may ask of the host.
         labels: what the registry finds them by.
         shares_keys: they have one key-value space together.
+        process: whose process their instances are in; None for the node's own.
+        authorise: who may send them what, as the operator wrote it; see `actors.access`.
     """
 
     component_hash: str
     role: str
     args: str
     facets: str
-    capabilities: frozenset[str] | None
+    capabilities: Grants
     labels: Mapping[str, str]
     shares_keys: bool
     component: Component = field(compare=False)
+    process: Home | None = None
+    authorise: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -89,19 +97,24 @@ class Types:
 
     Args:
         limits: of every actor that has none of its own.
+        veil: told which arguments of messages are secret.
     """
 
     def __init__(
         self,
         *,
         sandbox: Sandbox,
+        processes: Processes,
         scheduler: Scheduler,
         registry: Registry,
         events: EventBus,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
+        veil: Veil,
     ) -> None:
+        self._veil = veil
         self._sandbox = sandbox
+        self._processes = processes
         self._scheduler = scheduler
         self._registry = registry
         self._events = events
@@ -114,8 +127,8 @@ class Types:
 
     @property
     def interfaces(self) -> frozenset[str]:
-        """The WIT interfaces there are."""
-        return frozenset(self._sandbox.package.interfaces)
+        """The interfaces of the contract that have functions, and so can be imported."""
+        return frozenset(name for name, each in self._sandbox.package.interfaces.items() if each.functions)
 
     def get(self, scope: Scope, name: str) -> ActorType | None:
         """The type called `name`."""
@@ -124,10 +137,12 @@ class Types:
     def put(self, type_: ActorType) -> None:
         """Make a type known, in place of one of the same name and owner."""
         self._types[type_.scope, type_.name] = type_
+        self._veil.declare(type_.scope, type_.name, type_.deployment.handlers)
 
     def drop(self, scope: Scope, name: str) -> None:
         """Forget a type."""
         self._types.pop((scope, name), None)
+        self._veil.forget(scope, name)
 
     def of_tenant(self, tenant: str, namespace: str | None = None) -> list[ActorType]:
         """A tenant's types, by namespace and name."""
@@ -157,38 +172,49 @@ class Types:
 
     # -- components ---------------------------------------------------------------------------------------
 
-    async def load(self, wasm: bytes | Path, scope: Scope) -> Component:
+    async def load(self, wasm: bytes | Path, scope: Scope, process: Home | None) -> Component:
         """Check, compile and describe a component.
+
+        Args:
+            process: whose process its instances are to be in; None for the node's own.
 
         Raises:
             InvalidComponent: not a sealed component of our world, or it does not run.
             LimitExceeded: compiling it took too much.
         """
         program = await self._sandbox.load(wasm)
-        return Component(program, parse_description(await self._describe(program, scope)))
+        return Component(program, parse_description(await self._describe(program, scope, process)), process)
 
-    def spec(self, code: Code, limits: Limits | None, narrowed: frozenset[str] | None, args: str | None) -> ActorSpec:
+    def _new_guest(self, program: Program, limits: Limits, process: Home | None) -> Guest:
+        if process is None:
+            return self._sandbox.instance(program, limits)
+        return self._processes.guest(process, program, limits)
+
+    def spec(
+        self, code: Code, limits: Limits | None, narrowed: Grants | None, args: str | None, *, watched: bool = False
+    ) -> ActorSpec:
         """The specification of an incarnation.
 
         Args:
-            narrowed: it may call at most these interfaces; None for whatever its type may.
+            narrowed: what it may do at most; None for whatever its type may.
             args: its own; None for those of its type.
+            watched: what it uses is kept.
         """
         limits = limits or self._limits
         program = code.component.program
-        capabilities = code.capabilities
-        if narrowed is not None:
-            capabilities = narrowed if capabilities is None else capabilities & narrowed
+        capabilities = code.capabilities if narrowed is None else intersect(code.capabilities, narrowed)
         return ActorSpec(
-            new_guest=lambda: self._sandbox.instance(program, limits),
+            new_guest=lambda: self._new_guest(program, limits, code.process),
             component_hash=code.component_hash,
             limits=limits,
             role=code.role,
             args=code.args if args is None else args,
             facets=code.facets,
-            capabilities=capabilities,
+            capabilities=watch(capabilities, watched),
             labels=code.labels,
             shares_keys=code.shares_keys,
+            process=code.process.title if code.process is not None else "",
+            access=access.read(code.component.description["roles"][code.role], code.authorise),
         )
 
     def close(self) -> None:
@@ -199,15 +225,15 @@ class Types:
                 done.set_exception(_closing())
             self._scheduler.kill(actor)
 
-    async def _describe(self, program: Program, scope: Scope) -> str:
+    async def _describe(self, program: Program, scope: Scope, process: Home | None) -> str:
         """Run the component's `describe` in an instance that can reach nothing."""
         if self._closed:
             raise _closing()
         spec = ActorSpec(
-            new_guest=lambda: self._sandbox.instance(program, self._limits),
+            new_guest=lambda: self._new_guest(program, self._limits, process),
             component_hash=program.loaded.hash,
             limits=self._limits,
-            capabilities=frozenset(),
+            capabilities=NOTHING,
         )
         actor = Actor(Address(scope, "describe"), spec, lambda _actor, _exit: None, started_ms=0)
         done: asyncio.Future[Result] = self._loop.create_future()

@@ -36,16 +36,21 @@ def digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=_HASH_BYTES).hexdigest()
 
 
-def checkpoint(component: str, at_ms: int, state: str, back_to: int = 0) -> str:
+def checkpoint(
+    component: str, at_ms: int, state: str, back_to: int = 0, init: Mapping[str, Any] | None = None
+) -> str:
     """What a checkpoint's entry says.
 
     Args:
         component: hash of the component that wrote the state.
         back_to: the checkpoint whose state this is, where an operator let the actor go back to it.
+        init: what the `init` of the instance with this state was given and answered.
     """
     body: dict[str, Any] = {"format": FORMAT, "component": component, "at_ms": at_ms, "state": digest(state)}
     if back_to:
         body["back_to"] = back_to
+    if init is not None:
+        body["init"] = init
     return orjson.dumps(body).decode()
 
 
@@ -147,11 +152,14 @@ def caller(known: Caller | None) -> dict[str, Any] | None:
     """Who started the work, as JSON values."""
     if known is None:
         return None
-    return {"subject": known.subject, "roles": sorted(known.roles), "session": known.session}
+    written = {"subject": known.subject, "roles": sorted(known.roles), "session": known.session}
+    return written | {"scopes": sorted(known.scopes)} if known.scopes else written
 
 
 def read_caller(written: Mapping[str, Any] | None) -> Caller | None:
     """The reverse of `caller`."""
     if written is None:
         return None
-    return Caller(written["subject"], frozenset(written["roles"]), written["session"])
+    return Caller(
+        written["subject"], frozenset(written["roles"]), written["session"], frozenset(written.get("scopes", ()))
+    )

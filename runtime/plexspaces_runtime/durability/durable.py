@@ -28,6 +28,7 @@ from ..actors.mailbox import Mailbox
 from ..actors.timers import Timer
 from ..errors import HandlerCrashed, Unavailable
 from ..events import DeadLetter, StateNotKept
+from ..host.wire import error_value
 from ..scheduler.scheduler import refused
 from ..scope import Address
 from ..stores.journal import Entry, Row
@@ -39,6 +40,17 @@ if TYPE_CHECKING:
 _NS_PER_MS: Final = 1_000_000
 # Calls that may wait for days: when they began is recorded, so that what is left of the time is known later.
 _LONG: Final = frozenset({"clock.sleep-ns", "workflow.sleep-ms", "workflow.promise-await", "workflow.next-signal"})
+# Calls that do something outside before their result is recorded: that they were begun is recorded, with what was asked
+# for, so that after a restart the same is asked for again, or nothing.
+_OUTSIDE: Final = frozenset({"http.fetch", "http.fetch-stream"})
+# Answers from outside that say: try again.
+_AGAIN_STATUSES: Final = frozenset({408, 429})
+# What may be asked anew while another version's messages are given again: it changes nothing, and nobody hears of it.
+_HARMLESS: Final = frozenset({
+    "clock.now-ns", "clock.monotonic-ns", "random.random-hex", "random.random-u64", "lifecycle.self-id",
+    "lifecycle.trap-exit", "logging.log", "workflow.cancelled",
+})  # fmt: skip
+_STEPS: Final = frozenset({"workflow.step-begin", "workflow.step-succeeded", "workflow.step-failed"})
 _BACKOFF_S_MAX: Final = 5.0
 
 
@@ -71,9 +83,15 @@ class Turn:
         index: of the next host call.
         parts: messages sent by the host call under way.
         begun: by index, the wall clock in milliseconds at which a call that waits was begun.
+        asked: by index, function and request of a call that does something outside, which was begun.
+        step: of a workflow, the step under way: its `step-begin`, and the index of that of its first attempt and of
+            the present one.
         again: it is another attempt, and has no entries of its own yet.
         reused: how many of the effects are of an earlier attempt.
         closed: its end is recorded too: it may ask for nothing new.
+        initial: it is no message but `init`, whose calls are kept with the checkpoints.
+        lenient: it is another version's, and may ask for something else: what harms nobody is answered anew, the rest
+            refused.
         end: how it ended, of one that is closed.
     """
 
@@ -86,9 +104,13 @@ class Turn:
     function: str = ""
     request: str = ""
     begun: dict[int, int] = field(default_factory=dict)
+    asked: dict[int, tuple[str, str]] = field(default_factory=dict)
+    step: tuple[str, int, int] = ("", 0, 0)
     again: bool = False
     reused: int = 0
     closed: bool = False
+    initial: bool = False
+    lenient: bool = False
     end: dict[str, Any] = field(default_factory=dict)
 
 
@@ -102,10 +124,12 @@ class History:
         open: what was in flight.
         again: by message, what of a failed attempt is to be given again.
         cuts: number and hash of the checkpoints there are.
+        init: of the instance that had the checkpoint's state, None if it was not kept.
     """
 
     number: int
     hash: bytes
+    init: dict[str, Any] | None = None
     done: deque[Turn] = field(default_factory=deque)
     open: Turn | None = None
     again: dict[str, Turn] = field(default_factory=dict)
@@ -128,6 +152,7 @@ def read(row: Row, entries: list[Entry], before: tuple[int, bytes], address: Add
             case "checkpoint":
                 if entry.number == row.checkpoint:
                     check_state(row, entry)
+                    history.init = body.get("init")
                 # No place to cut while a message is in flight or is to be tried again: its beginning is needed.
                 if turn is None and not history.again:
                     history.cuts.append((entry.number, entry.hash))
@@ -142,6 +167,8 @@ def read(row: Row, entries: list[Entry], before: tuple[int, bytes], address: Add
             case "begun":
                 assert turn is not None
                 turn.begun[body["i"]] = body["at_ms"]
+                if "f" in body:
+                    turn.asked[body["i"]] = (body["f"], body["q"])
             case "end":
                 assert turn is not None
                 _ended(turn, body, entry.number, row, history)
@@ -219,7 +246,12 @@ def _for_another_attempt(turn: Turn) -> Turn:
 
 
 def _is_error(effect: Effect) -> bool:
-    return isinstance(effect.result, dict) and "err" in effect.result
+    if not isinstance(effect.result, dict):
+        return False
+    if effect.function in _OUTSIDE and "ok" in effect.result:
+        status = effect.result["ok"]["tuple"][0]
+        return status in _AGAIN_STATUSES or status >= 500
+    return "err" in effect.result
 
 
 def shortened(effects: list[Effect]) -> list[Effect]:
@@ -267,6 +299,9 @@ class Durable(Keeper):
         "_cuts",
         "_here",
         "_history",
+        "_init",
+        "_kept_init",
+        "_kept_state",
         "_messages",
         "_number",
         "_replies",
@@ -299,6 +334,10 @@ class Durable(Keeper):
         self._returned: list[Envelope] = []
         self._history: deque[Turn] = deque()
         self._cuts: deque[tuple[int, bytes]] = deque()
+        # What `init` of this instance was given and answered, and what that of the checkpoint's was.
+        self._init: dict[str, Any] | None = None
+        self._kept_init: dict[str, Any] | None = None
+        self._kept_state = ""
         # Since the last checkpoint.
         self._messages = 0
         # The state that it was made again from, where nothing came after that.
@@ -381,9 +420,7 @@ class Durable(Keeper):
 
     # -- recovery -----------------------------------------------------------------------------------------
 
-    def recover(
-        self, actor: Actor, go: Callable[[str | None], None], failed: Callable[[Exit], None]
-    ) -> None:
+    def recover(self, actor: Actor, go: Callable[[str | None], None], failed: Callable[[Exit], None]) -> None:
         self.actor = actor
         self._turn = None
         self._retrying = False
@@ -425,6 +462,7 @@ class Durable(Keeper):
         self._number, row.hash, row.head = history.number, history.hash, history.number
         self._cuts = history.cuts
         self._history = history.done
+        self._kept_init, self._kept_state = history.init, row.state or ""
         self._again = history.again
         self._restored = (row.component, row.state) if row.state is not None else None
         row.open_from = min((turn.start for turn in history.again.values()), default=0)
@@ -466,16 +504,90 @@ class Durable(Keeper):
         if after > row.base:
             if not entries or entries[0].number != after:
                 raise Damaged(after, f"entry {after} is missing")
+            init = None
             if entries[0].number == row.checkpoint:
                 check_state(row, entries[0])
+                init = orjson.loads(entries[0].body).get("init")
             before = (after, entries[0].hash)
             cut = [before] if entries[0].kind == "checkpoint" else []
             history = read(row, entries[1:], before, self.address)
+            history.init = history.init or init
             history.cuts.extendleft(cut)
             return history
         return read(row, entries, before, self.address)
 
+    def begin_again(self, failed: Callable[[Exit], None]) -> list[Step]:
+        """`init` as it was, where it had no state yet."""
+        kept = self._kept_init
+        return self._init_again(kept, failed) if self._history and kept is not None and not _had_state(kept) else []
+
     def replay(self, failed: Callable[[Exit], None]) -> list[Step]:
+        """What brings an instance with the checkpoint's state to where it was: `init` as it was then, for what it has
+        set beside the state, and then the messages."""
+        kept = self._kept_init
+        if not self._history or kept is None or not _had_state(kept):
+            return self._next(failed)
+        config = self._config_of(kept)
+        again = Step(Export.SET_STATE, lambda: (config, self._kept_state), self._state_again(failed))
+        return [*self._init_again(kept, failed), again]
+
+    def _init_again(self, kept: dict[str, Any], failed: Callable[[Exit], None]) -> list[Step]:
+        actor = self.actor
+        assert actor is not None
+        return [self.init_again(kept, failed, lenient=self._get_row().component != actor.spec.component_hash)]
+
+    def _config_of(self, kept: dict[str, Any]) -> tuple[str, str, str, bool, str]:
+        role, args, restored, facets = kept["config"]
+        return self.address.text, role, args, restored, facets
+
+    def init_again(self, kept: dict[str, Any], failed: Callable[[Exit], None], *, lenient: bool) -> Step:
+        """`init` as it was, as a step; the state has to be set, again if it had one, after it."""
+        config = self._config_of(kept)
+        turn = Turn(Envelope("init", Kind.INFO, "init", "{}"), closed=True, initial=True, lenient=lenient)
+        turn.effects = [Effect(index, *effect) for index, effect in enumerate(kept["effects"])]
+
+        def arguments() -> tuple[Any, ...]:
+            self._turn = turn
+            return (config,)
+
+        def over(result: Result) -> bool:
+            self._turn = None
+            if lenient:
+                # What it could not do then matters if a message needs it, and is heard of there.
+                return not isinstance(result, Trapped) or _fails(failed, result.exit)
+            if isinstance(result, Trapped):
+                return _fails(failed, result.exit)
+            if isinstance(result, Failure) or turn.position < len(turn.effects):
+                what = result.message if isinstance(result, Failure) else _told(turn.effects[turn.position])
+                return _fails(failed, self._nondeterminism(turn, f"ended otherwise: {what}"))
+            return True
+
+        return Step(Export.INIT, arguments, over)
+
+    def _state_again(self, failed: Callable[[Exit], None]) -> Callable[[Result], bool]:
+        def over(result: Result) -> bool:
+            if isinstance(result, Trapped):
+                return _fails(failed, result.exit)
+            if isinstance(result, Failure):
+                return _fails(failed, exits.crashed(result.code, result.message, result.traceback))
+            actor = self.actor
+            assert actor is not None
+            actor.plan[:0] = self._next(failed)
+            return True
+
+        return over
+
+    def initialising(self, config: tuple[str, str, str, bool, str]) -> None:
+        _, role, args, restored, facets = config
+        self._turn = Turn(Envelope("init", Kind.INFO, "init", "{}"), initial=True)
+        self._init = {"config": [role, args, restored, facets], "effects": []}
+
+    def initialised(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None and self._init is not None:
+            self._init["effects"] = [[each.function, each.request, each.result] for each in turn.effects]
+
+    def _next(self, failed: Callable[[Exit], None]) -> list[Step]:
         """The next message to be replayed, as a step of the start; each puts the one after it in line."""
         if not self._history:
             return []
@@ -495,22 +607,23 @@ class Durable(Keeper):
                 return False
             actor = self.actor
             assert actor is not None
-            actor.plan[:0] = self.replay(failed)
+            actor.plan[:0] = self._next(failed)
             return True
 
         self._restored = None
         return [Step(Export.HANDLE, arguments, handled)]
 
-    def captured(self, state: str) -> None:
+    def captured(self, state: str, component: str = "") -> None:
         """The state as it is now is what the next recovery begins with."""
         row = self._get_row()
-        component = self.actor.spec.component_hash if self.actor is not None else row.component
+        component = component or (self.actor.spec.component_hash if self.actor is not None else row.component)
         restored, self._restored = self._restored, None
-        if restored == (component, state) and self._messages == 0:
+        if restored == (component, state) and self._messages == 0 and self._init == self._kept_init:
             return
+        self._kept_init = self._init
         before = row.hash
         self._number += 1
-        body = codec.checkpoint(component, self.durability.now_ms(), state)
+        body = codec.checkpoint(component, self.durability.now_ms(), state, init=self._init)
         row.hash = codec.chain(before, self._number, "checkpoint", body)
         row.component, row.checkpoint, row.head, row.state = component, self._number, self._number, state
         row.flying = int(bool(self._again))
@@ -642,8 +755,12 @@ class Durable(Keeper):
     # -- host calls ---------------------------------------------------------------------------------------
 
     @property
-    def recording(self) -> bool:
+    def attending(self) -> bool:
         return self._turn is not None
+
+    @property
+    def recording(self) -> bool:
+        return self._turn is not None and not self._turn.initial
 
     @property
     def quiet(self) -> bool:
@@ -655,15 +772,25 @@ class Durable(Keeper):
         assert turn is not None
         turn.function = f"{request.interface}.{request.function}"
         turn.request = codec.request_text(request.arguments)
+        if turn.initial and not turn.closed:
+            return MISS
+        if turn.lenient:
+            return _nearest(turn)
         if turn.position == len(turn.effects):
             if turn.closed:
                 raise Diverged(f"asked for {turn.function}{turn.request}, and had ended there")
+            asked = turn.asked.get(turn.index)
+            if asked is not None and asked != (turn.function, turn.request):
+                raise Diverged(f"asked for {turn.function}{turn.request}, and {''.join(asked)} was under way")
             return MISS
         effect = turn.effects[turn.position]
         if effect.function != turn.function or effect.request != turn.request:
             raise Diverged(f"asked for {turn.function}{turn.request}, and {_told(effect)} is recorded")
         turn.position += 1
-        turn.index = effect.index + 1
+        turn.index = effect.index
+        if turn.function in _STEPS:
+            _step(turn, effect.result)
+        turn.index += 1
         return codec.decode(effect.result)
 
     def diverged(self, divergence: Diverged) -> Exit:
@@ -674,21 +801,38 @@ class Durable(Keeper):
     def opening(self) -> None:
         turn = self._turn
         assert turn is not None
+        if turn.initial:
+            return
         turn.parts = 0
         if not turn.start:
             turn.start = self._number + 1
             self._record("message", self._beginning(turn))
+        if turn.index in turn.begun:
+            return
         # One that only looks whether something is there waits for nothing.
-        if turn.function in _LONG and turn.request != "[0]" and turn.index not in turn.begun:
+        if turn.function in _LONG and turn.request != "[0]":
             now_ms = turn.begun[turn.index] = self.durability.now_ms()
             self._record("begun", {"i": turn.index, "at_ms": now_ms})
+        elif turn.function in _OUTSIDE:
+            now_ms = turn.begun[turn.index] = self.durability.now_ms()
+            self._record("begun", {"i": turn.index, "at_ms": now_ms, "f": turn.function, "q": turn.request})
 
     def answered(self, value: Any) -> None:
         turn = self._turn
         if turn is None:
             return
+        if turn.closed:
+            # Of another version's `init`, answered anew.
+            return
         result = codec.encode(value)
+        if turn.initial:
+            turn.effects.append(Effect(turn.index, turn.function, turn.request, result))
+            turn.index += 1
+            turn.position += 1
+            return
         self._record("effect", {"i": turn.index, "f": turn.function, "q": turn.request, "r": result})
+        if turn.function in _STEPS:
+            _step(turn, result)
         turn.index += 1
 
     def next_id(self) -> str:
@@ -697,6 +841,14 @@ class Durable(Keeper):
         turn.parts += 1
         name = f"{turn.envelope.id}/{turn.index}"
         return name if turn.parts == 1 else f"{name}.{turn.parts}"
+
+    def outside_id(self) -> str:
+        turn = self._turn
+        assert turn is not None
+        begin, first, present = turn.step
+        index = turn.index - present + first if begin else turn.index
+        # The request is part of it: another attempt at a step may ask for something else in the same place.
+        return f"{turn.envelope.id}/{index} {turn.request}"
 
     def begun_ms(self) -> int:
         turn = self._turn
@@ -802,6 +954,41 @@ class Durable(Keeper):
             message=f"message {envelope.id} ({envelope.op or envelope.kind.value}), given again as it was, {problem}: "
             "the code is not what it was, or depends on something that is not recorded",
         )
+
+
+def _step(turn: Turn, result: Any) -> None:
+    """Keep track of the step under way; `result` is as it is recorded."""
+    begin, first, _ = turn.step
+    if turn.function == "workflow.step-begin":
+        if result == {"ok": None}:
+            turn.step = (turn.request, first if begin == turn.request else turn.index, turn.index)
+    elif result == {"ok": None}:
+        # It is done, or has failed for good.
+        turn.step = ("", 0, 0)
+
+
+def _had_state(kept: dict[str, Any]) -> bool:
+    """Whether the instance of a recorded `init` had been given a state before."""
+    return bool(kept["config"][2])
+
+
+def _fails(failed: Callable[[Exit], None], exit_: Exit) -> bool:
+    failed(exit_)
+    return False
+
+
+def _nearest(turn: Turn) -> Any:
+    """What another version's `init` is answered: what was recorded of the same call, else of the same function."""
+    alike = [each for each in turn.effects if each.function == turn.function]
+    if alike:
+        found = next((each for each in alike if each.request == turn.request), alike[0])
+        turn.effects.remove(found)
+        return codec.decode(found.result)
+    if turn.function == "clock.sleep-ns":
+        return None
+    if turn.function in _HARMLESS:
+        return MISS
+    return error_value(Unavailable(f"{turn.function} was not asked for by the version whose messages are given again"))
 
 
 def _told(effect: Effect) -> str:

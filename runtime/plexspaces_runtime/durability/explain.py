@@ -47,6 +47,7 @@ class Message:
         at_ms: when its turn came, or when it ended if it called nobody.
         sender: the actor that sent it, "" for one from outside.
         subject: who started the work, "" if that is not known.
+        cause: the message that caused this one, "" for one from outside.
         kept: nobody waits for its reply, and it was in the inbox until it was done with.
         attempt: 1 for the first.
         reused: so many results of an earlier attempt were given again before `calls`.
@@ -66,6 +67,7 @@ class Message:
     payload: Any
     sender: str
     subject: str
+    cause: str
     kept: bool
     attempt: int
     reused: int
@@ -172,6 +174,7 @@ def _message(number: int, body: dict[str, Any]) -> Message:
         payload=parsed(written["payload"]),
         sender=written.get("sender", ""),
         subject=(written.get("caller") or {}).get("subject", ""),
+        cause=written.get("cause", ""),
         kept=bool(written.get("accepted", 0)),
         attempt=body.get("attempt", 1),
         reused=body.get("reused", 0),
@@ -193,11 +196,14 @@ def _end(message: Message, number: int, end: dict[str, Any]) -> None:
 
 
 def parsed(text: str) -> Any:
-    """JSON text as its value; what is none stays text."""
+    """JSON text as its value; what is none stays text, and so does what nests too deep to be written again."""
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = orjson.loads(text)
+        # JSON can be read four times as deep as it can be written; the answer that tells of it nests some levels more.
+        orjson.dumps([[[[[[[[value]]]]]]]])
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return text
+    return value
 
 
 # -- is it what was written ---------------------------------------------------------------------------------

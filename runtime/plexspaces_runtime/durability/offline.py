@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from ..errors import NotFound, Unavailable
@@ -30,6 +30,10 @@ class _Frozen:
         return self._connection.execute(sql, parameters).fetchall()
 
 
+# What is kept of durable actors is since this format of the database as it is now.
+FORMAT_MIN: Final = 1
+
+
 @contextmanager
 def opened(data_dir: Path) -> Iterator[JournalTable]:
     """The rows in a data directory; nothing is changed, and a node may run on it meanwhile.
@@ -47,10 +51,10 @@ def opened(data_dir: Path) -> Iterator[JournalTable]:
             # One moment for all that is read.
             connection.execute("BEGIN")
             ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-            if version != SCHEMA.version:
+            if not FORMAT_MIN <= version <= SCHEMA.version:
                 raise Unavailable(
-                    f"{path} is of format {version}, and this version reads {SCHEMA.version}: use the version that "
-                    "wrote it"
+                    f"{path} is of format {version}, and this version reads {FORMAT_MIN} to {SCHEMA.version}: use the "
+                    "version that wrote it"
                 )
             yield JournalTable(_Frozen(connection))
         finally:

@@ -107,7 +107,7 @@ class _Push:
         self.op = op
         self.delivery: Delivery | None = None
         self.begun = False
-        self.cause = owner.current
+        self.cause = owner.cause
 
 
 class Pushes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..actors.actor import Actor
 from ..actors.asks import Asks
+from ..actors.capabilities import Need, need_of
 from ..actors.facets import MISS, Diverged
 from ..actors.groups import Groups
 from ..actors.guest import HostRequest, Ok
@@ -16,8 +17,9 @@ from ..actors.registry import Registry
 from ..actors.sizes import check_size
 from ..actors.timers import Timers
 from ..clock import Clock
-from ..errors import ActorNotFound, InvalidArgument, PermissionDenied, PlexSpacesError, Unavailable
-from ..events import EventBus, HostFault, PermissionRefused
+from ..egress.veil import Veil
+from ..errors import ActorNotFound, InvalidArgument, LimitExceeded, PermissionDenied, PlexSpacesError, Unavailable
+from ..events import EventBus, HostFault
 from ..ids import Ids
 from ..scheduler import PENDING, GuestTrap
 from ..scope import Address
@@ -31,6 +33,8 @@ from . import (
     blobs,
     channels,
     clock,
+    credentials,
+    http,
     keyvalue,
     lifecycle,
     locks,
@@ -44,15 +48,23 @@ from . import (
     tuplespace,
     workflow,
 )
+from .effects import effect
+from .permissions import Permissions
 from .wire import error_value
 
 if TYPE_CHECKING:
+    from ..egress.egress import Egress
+    from ..egress.vault import Vault
     from ..scheduler import Scheduler
 
-# Harmless to everybody but the actor itself, and no actor works without them.
-_ALWAYS_GRANTED: Final = frozenset({"clock", "random", "logging"})
+# Functions whose result has no room for an error, but each of its elements has.
+_ANSWER_EACH: Final = frozenset({("messaging", "ask-many")})
 
 _TEXT_BYTES_MAX: Final = 256
+# Texts up to this long are judged by nobody but the function.
+_LONG_CHARS: Final = 65_536
+# A part of a blob in base64.
+_BLOB_PART_CHARS_MAX: Final = blobs.PART_BYTES_MAX * 4 // 3 + 4
 
 # Calls of a durable actor that tell it nothing: a line of the log is not written again, and what a run publishes is for
 # those who ask now.
@@ -75,6 +87,7 @@ _SERVED: Final[dict[str, Any]] = {
     "tuplespace": tuplespace,
     "channels": channels,
     "workflow": workflow,
+    "http": http,
 }
 
 
@@ -89,6 +102,10 @@ class Host:
         spawner: starts actors on behalf of others; set by the node.
         streams, blobs, keyvalue, locks, tuplespace, channels: stores; set by the node that keeps some.
         runs: conducts workflows; set by the node that keeps some.
+        egress: the way out; set by the node that has one.
+        vault: keeps what is secret; set by the node that has one.
+        veil: knows which arguments of messages are secret; set with the vault.
+        audited: effects are told, with who is answerable; set by the node.
         waiting: by actor that waits for something in a store, what makes the store forget it.
         on_end: takes a dead actor out of a store, one each; in this order, before anybody hears of the end.
     """
@@ -110,7 +127,7 @@ class Host:
         self.ids = ids
         self.events = events
         self.loop = loop
-        self.interfaces = frozenset(interface for interface, _ in functions)
+        self.permissions = Permissions(registry, events)
         self.groups = Groups()
         self.timers = Timers(clock, self._set_timer_alarm, partial(timers.due, self))
         self._timer_alarm: asyncio.TimerHandle | None = None
@@ -125,6 +142,11 @@ class Host:
         self.channels: Channels | None = None
         self.pushes = channels.Pushes(self)
         self.runs: workflow.Runs | None = None
+        self.egress: Egress | None = None
+        self.vault: Vault | None = None
+        self.veil: Veil | None = None
+        self.exchanges = http.Exchanges(self)
+        self.audited = False
         self.waiting: dict[Actor, Callable[[], None]] = {}
         self.on_end: list[Callable[[Actor], None]] = [
             registry.remove,
@@ -133,14 +155,17 @@ class Host:
             self.subscriptions.remove_all,
             self.tuple_feeds.remove_all,
             self.pushes.remove_all,
+            self.exchanges.remove_all,
             self._stop_waiting,
             _forget_sleep,
         ]
         # Set by the node: the scheduler needs `serve` to be made, and this needs the scheduler.
         self.scheduler: Scheduler
-        self._functions: dict[tuple[str, str], tuple[Callable[..., Any], bool]] = {
-            key: (self._implementation(*key), fallible) for key, fallible in functions.items()
-        }
+        self._functions: dict[tuple[str, str], tuple[Callable[..., Any], bool, str, Need | None]] = {}
+        for key, fallible in functions.items():
+            need = need_of(*key)
+            capability = need.capability if need is not None else ""
+            self._functions[key] = (self._implementation(*key), fallible, capability, need)
 
     def _implementation(self, interface: str, function: str) -> Callable[..., Any]:
         module = _SERVED.get(interface)
@@ -164,8 +189,10 @@ class Host:
             GuestTrap: it failed, and the function's type has no room for an error.
         """
         keeper = actor.keeper
-        if keeper is None or not keeper.recording:
+        if keeper is None or not keeper.attending:
             return self._serve(actor, request)
+        if request.function == credentials.REGISTER:
+            request = credentials.covered(self, actor, request)
         again = _UNRECORDED.get((request.interface, request.function))
         if again is not None:
             return self._serve(actor, request) if again or not keeper.quiet else None
@@ -195,19 +222,22 @@ class Host:
 
     def _serve(self, actor: Actor, request: HostRequest) -> Any:
         interface = request.interface
-        implementation, fallible = self._functions[interface, request.function]
+        implementation, fallible, capability, need = self._functions[interface, request.function]
         try:
-            granted = actor.spec.capabilities
-            if granted is not None and interface not in granted and interface not in _ALWAYS_GRANTED:
-                self.events.emit(PermissionRefused(actor.address, interface, request.function))
-                raise PermissionDenied(
-                    f"this actor may not use {interface}: add {interface!r} to its capabilities", capability=interface
-                )
+            if capability not in actor.spec.free and need is not None:
+                self.permissions.check(actor, interface, request.function, need, request.arguments)
+            if fallible:
+                for argument in request.arguments:
+                    _check_length(argument, actor)
             value = implementation(self, actor, *request.arguments)
+            if self.audited and (known := effect(actor, request)) is not None:
+                self.events.emit(known)
         except PlexSpacesError as error:
-            if not fallible:
-                raise GuestTrap(f"{interface}.{request.function}: {error.message}") from error
-            return error_value(error)
+            if fallible:
+                return error_value(error)
+            if isinstance(error, PermissionDenied) and (interface, request.function) in _ANSWER_EACH:
+                return [error_value(error)] * len(request.arguments[0])
+            raise GuestTrap(f"{interface}.{request.function}: {error.message}") from error
         except Exception as fault:
             self.events.emit(HostFault(actor.address, interface, request.function, f"{type(fault).__name__}: {fault}"))
             if not fallible:
@@ -227,6 +257,18 @@ class Host:
             leave(actor)
 
     # -- what the modules share ---------------------------------------------------------------------------
+
+    def permit(self, actor: Actor, capability: str, name: str | None = None) -> None:
+        """Refuse what an actor was not granted, beyond what the gate has looked at already.
+
+        Args:
+            capability: such as "http".
+            name: what for, such as a link; None for nothing in particular.
+
+        Raises:
+            PermissionDenied
+        """
+        self.permissions.permit(actor, capability, name)
 
     def find(self, actor: Actor, name: str) -> Actor:
         """The actor that `actor` calls `name`: a living one, or a virtual one that lives from now on.
@@ -270,6 +312,15 @@ class Host:
         """
         check_size("payload", payload, actor.spec.limits.payload_bytes_max)
 
+    def veiled(self, target: Actor, op: str, payload: str) -> str:
+        """A payload as its receiver may see it: see `Veil.drawn`.
+
+        Raises:
+            InvalidArgument, LimitExceeded, Unavailable
+        """
+        veil = self.veil
+        return veil.drawn(target.address, op, payload) if veil is not None and veil.declared else payload
+
     def check_text(self, what: str, text: str) -> None:
         """Refuse a name or value that is empty or longer than such may be.
 
@@ -284,6 +335,30 @@ class Host:
         if self._timer_alarm is not None:
             self._timer_alarm.cancel()
         self._timer_alarm = None if delay_s is None else self.loop.call_later(delay_s, self.timers.ring)
+
+
+def _check_length(argument: Any, actor: Actor) -> None:
+    """Refuse a text that is longer than anything a host function takes.  Each has limits of its own, but none is to
+    have to think of names, patterns or ids of as many megabytes as a guest has memory."""
+    if argument.__class__ is str:
+        if len(argument) > _LONG_CHARS:
+            limits = actor.spec.limits
+            chars_max = max(
+                limits.payload_bytes_max,
+                limits.value_bytes_max,
+                limits.stream_event_bytes_max,
+                limits.state_bytes_max,
+                _BLOB_PART_CHARS_MAX,
+            )
+            if len(argument) > chars_max:
+                raise LimitExceeded(
+                    f"a text of {len(argument)} characters is more than any function of the node takes: {chars_max}",
+                    limit="payload_bytes_max",
+                    value=limits.payload_bytes_max,
+                )
+    elif isinstance(argument, list | tuple):
+        for each in argument:
+            _check_length(each, actor)
 
 
 def _forget_sleep(actor: Actor) -> None:

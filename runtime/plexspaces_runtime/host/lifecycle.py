@@ -10,6 +10,7 @@ import orjson
 
 from ..actors import exits, links
 from ..actors.actor import Actor
+from ..actors.capabilities import Grants
 from ..actors.envelope import PendingAsk
 from ..actors.guest import Ok
 from ..errors import InvalidArgument, PlexSpacesError, Unavailable
@@ -32,7 +33,7 @@ class Spawner(Protocol):
         actor_type: str,
         key: str,
         args: str,
-        capabilities: frozenset[str] | None,
+        capabilities: Grants,
         created: Callable[[Actor], None],
         done: Callable[[PlexSpacesError | None], None],
     ) -> Address:
@@ -42,7 +43,7 @@ class Spawner(Protocol):
             actor_type: a type deployed in the parent's scope, or a role of the parent's component.
             key: "" makes the spawner choose one.
             args: a JSON object as text.
-            capabilities: the parent's own, None for all: the new actor gets those of its type that are among them.
+            capabilities: the parent's own: the new actor may do what they and those of its type allow.
             created: called with the actor before any of its code runs.  It may be dead afterwards, because its fate
                 is tied to a parent that has ended; then it is not to be started.
             done: called once: with None when the actor is up, else with why it is not.
@@ -50,6 +51,7 @@ class Spawner(Protocol):
         Raises:
             ActorNotFound: there is no such type.
             AlreadyExists, LimitExceeded
+            PermissionDenied: it is virtual, and would have more than its parent when it comes back by being named.
         """
 
 

@@ -17,7 +17,7 @@ def log(host: Host, actor: Actor, level: str, message: str) -> None:
     actor.log_lines += 1
     if actor.log_lines <= limits.log_lines_per_message_max:
         if len(message) * 4 > limits.log_line_bytes_max:
-            message = message.encode()[: limits.log_line_bytes_max].decode(errors="ignore")
+            message = message[: limits.log_line_bytes_max].encode()[: limits.log_line_bytes_max].decode(errors="ignore")
         host.events.emit(GuestLogged(actor.address, actor.current_id, level, message))
     elif actor.log_lines == limits.log_lines_per_message_max + 1:
         host.events.emit(GuestLogTruncated(actor.address, actor.current_id, limits.log_lines_per_message_max))

@@ -62,6 +62,7 @@ def send(host: Host, actor: Actor, to: str, op: str, payload: str) -> Any:
     """Deliver a cast; while the receiver's mailbox is full the sender is suspended."""
     target = host.find(actor, to)
     host.check_payload(actor, payload)
+    payload = host.veiled(target, op, payload)
     envelope = message(host, actor, Kind.CAST, op, payload, inherited_deadline_ns(actor))
     if host.scheduler.deliver(target, envelope):
         return envelope.id
@@ -85,12 +86,13 @@ def reply(host: Host, actor: Actor, message_id: str, payload: str) -> None:
         pending = actor.current.pending
     known = actor.keeper is not None and actor.keeper.replied(message_id, payload)
     if not (pending is not None and host.asks.end(pending, payload)) and not known:
-        raise NotFound(f"nobody waits for a reply to message {message_id!r}", message_id=message_id)
+        raise NotFound(f"nobody waits for a reply to message {message_id[:80]!r}", message_id=message_id[:80])
 
 
 def _open(host: Host, actor: Actor, to: str, op: str, payload: str, deadline_ns: int, ended: Any) -> None:
     target = host.find(actor, to)
     host.check_payload(actor, payload)
+    payload = host.veiled(target, op, payload)
     refuse_cycle(host.registry, actor, target)
     envelope = message(host, actor, Kind.CALL, op, payload, deadline_ns)
     pending: PendingAsk = host.asks.open(envelope.id, target.address, actor, deadline_ns, ended)
@@ -107,7 +109,8 @@ def _open(host: Host, actor: Actor, to: str, op: str, payload: str, deadline_ns:
 
 def message(host: Host, actor: Actor, kind: Kind, op: str, payload: str, deadline_ns: int) -> Envelope:
     """A message that inherits caller and trace from the one being handled."""
-    cause = actor.current
+    host.check_text("the operation", op)
+    cause = actor.cause
     message_id = host.message_id(actor)
     if cause is None:
         return Envelope(message_id, kind, op, payload, actor.address, deadline_ns=deadline_ns)

@@ -37,6 +37,7 @@ def first(host: Host, actor: Actor, group: str) -> str | None:
 
 def broadcast(host: Host, actor: Actor, group: str, op: str, payload: str) -> int:
     """Send to all but the caller; how many took it.  One that is full, or refuses, holds up nobody."""
+    host.check_text("the operation", op)
     host.check_payload(actor, payload)
     deadline_ns = messaging.inherited_deadline_ns(actor)
     took = 0

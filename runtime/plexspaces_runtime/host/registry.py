@@ -21,8 +21,6 @@ def find(host: Host, actor: Actor, query: tuple[str, str, str, int]) -> list[tup
     actor_type, capability, label, limit = query
     if limit > _ENTRIES_MAX:
         raise InvalidArgument(f"limit = {limit} is too much: at most {_ENTRIES_MAX} entries, 0 takes {_ENTRIES}")
-    if capability and capability not in host.interfaces:
-        return []
     found = host.registry.matching(actor.address.scope, actor_type, capability, label, limit or _ENTRIES)
     return [(one.address.text, one.address.type, orjson.dumps(one.labels).decode()) for one in found]
 

@@ -65,7 +65,7 @@ class _Subscription:
         self.path = path
         self.after = after
         self.op = op
-        self.cause = owner.current
+        self.cause = owner.cause
         self.waits = False
         self.pumping = False
         self.read_ahead: deque[StreamEvent] = deque()

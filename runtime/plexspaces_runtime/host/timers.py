@@ -98,8 +98,9 @@ def _claim_kept(host: Host, timer: Timer, actor: Actor) -> bool:
 def _set(host: Host, actor: Actor, what: str, wait_ms: int, op: str, payload: str, *, interval_ns: int) -> str:
     if wait_ms > _DELAY_MS_MAX:
         raise InvalidArgument(f"{what} = {wait_ms} is too much: at most a year, {_DELAY_MS_MAX}")
+    host.check_text("the operation", op)
     host.check_payload(actor, payload)
-    cause = actor.current
+    cause = actor.cause
     timer = Timer(
         host.ids.next("timer"),
         actor,

@@ -91,7 +91,7 @@ class _Feed:
     def __init__(self, owner: Actor, op: str) -> None:
         self.owner: Actor | None = owner
         self.op = op
-        self.cause = owner.current
+        self.cause = owner.cause
         self.matches: deque[str] = deque()
         self.waits = False
         self.pumping = False

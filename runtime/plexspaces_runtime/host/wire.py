@@ -31,6 +31,9 @@ _CODES: Final = frozenset(
         "internal",
     }
 )
+# What was wrong with a call may be quoted, and is as long as the guest likes.
+_MESSAGE_CHARS_MAX: Final = 16_384
+_DETAILS_CHARS_MAX: Final = 131_072
 
 
 def error_value(error: Exception) -> Err:
@@ -38,4 +41,8 @@ def error_value(error: Exception) -> Err:
     if not isinstance(error, PlexSpacesError):
         return Err(("internal", "a fault of the node; its log has the details", "{}"))
     code = error.code if error.code in _CODES else "internal"
-    return Err((code, error.message, orjson.dumps(error.details, default=str).decode()))
+    try:
+        details = orjson.dumps(error.details, default=str).decode()
+    except orjson.JSONEncodeError:
+        details = "{}"
+    return Err((code, error.message[:_MESSAGE_CHARS_MAX], details if len(details) <= _DETAILS_CHARS_MAX else "{}"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from ..actors.actor import Actor, Run, Step
+from ..actors.capabilities import NOTHING
 from ..actors.envelope import Envelope, Kind, Outcome, PendingAsk
 from ..actors.exits import Reason
 from ..actors.guest import Export, Failure, Ok, Result, Trapped
@@ -268,7 +269,7 @@ class Runs:
             return
         envelope = aside.waiting.pop(0)
         state, host = aside.state, self._host
-        spec = replace(actor.spec, capabilities=frozenset())
+        spec = replace(actor.spec, capabilities=NOTHING)
         instance = Actor(address, spec, lambda _actor, _exit: None, started_ms=0)
         config = (address.text, spec.role, spec.args, True, spec.facets)
 
@@ -551,7 +552,9 @@ def _caller(context: str) -> Caller | None:
     known = orjson.loads(context or "{}")
     if "subject" not in known:
         return None
-    return Caller(known["subject"], frozenset(known["roles"]), known.get("session", ""))
+    return Caller(
+        known["subject"], frozenset(known["roles"]), known.get("session", ""), frozenset(known.get("scopes", ()))
+    )
 
 
 def _failure_text(failure: Failure) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 
 from ..actors.actor import Actor
 from ..actors.guest import Poll
 from ..clock import Clock
+from .fair import FairQueue
 
 
 class Offloader:
-    """A few threads that poll off-loaded actors in turn, one preempted slice each.
+    """A few threads that poll off-loaded actors in turn, fair between tenants, one preempted slice each.
 
     Args:
         threads: how many; one is enough to keep the loop free, more use more cores.
@@ -81,23 +81,25 @@ class Offloader:
             self._threads.append(thread)
 
     def _work(self, inbox: queue.SimpleQueue[Actor | None]) -> None:
-        burning: deque[tuple[Actor, int]] = deque()
+        burning: FairQueue[tuple[Actor, int]] = FairQueue()
         cpu_ns = self._clock.thread_cpu_ns
         while True:
             while not burning or not inbox.empty():
                 arrived = inbox.get()
                 if arrived is None:
                     return
-                burning.append((arrived, 0))
+                burning.push(burning.lane(arrived.address.scope.tenant), (arrived, 0))
             arrived = None
-            actor, used_ns = burning.popleft()
+            lane, (actor, used_ns) = burning.pop()
             assert actor.guest is not None
             before_ns = cpu_ns()
             # An actor that was told to end while it waited its turn is not entered again.
             outcome = actor.guest.poll() if actor.ending is None else Poll.PREEMPTED
-            used_ns += cpu_ns() - before_ns
+            slice_ns = cpu_ns() - before_ns
+            used_ns += slice_ns
+            lane.owed_ns += slice_ns
             if outcome is Poll.PREEMPTED and actor.ending is None and used_ns < actor.cpu_budget_ns:
-                burning.append((actor, used_ns))
+                burning.push(lane, (actor, used_ns))
             else:
                 self._hand_back(actor, outcome, used_ns)
             # Waiting for the next one, a thread must not keep the last one.

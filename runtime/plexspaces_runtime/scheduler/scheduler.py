@@ -1,12 +1,16 @@
 """The run queue: one actor at a time, one message or one time slice each, then to the back of the queue.
 
+The queue is fair between tenants (see `fair.py`): each turn is charged to the actor's tenant, with all that the node
+does for it meanwhile.
+
 What the BEAM does with reductions is done here with time.  A turn on the loop ends after `slice_ms`, so that sockets
 and timers get theirs; a guest that burns CPU is interrupted by the epoch (see `wasm/ticker.py`) and goes to the back;
 one that keeps burning goes on on another thread.  A guest that calls the host is suspended, the call is served right
 here on the loop's stack, and the guest goes on at once if the answer is there.
 
 Ownership (`Run` in `actors/actor.py`): an actor is in the queue exactly when it is READY; its guest is polled only
-while it is RUNNING (here) or OFFLOADED (there).
+while it is RUNNING (here) or OFFLOADED (there).  One that runs in another process (AWAY) is nobody's here: it is polled
+when there is news of it.
 """
 
 from __future__ import annotations
@@ -29,12 +33,29 @@ from ..actors.deadlines import Deadlines
 from ..actors.envelope import Envelope, Kind
 from ..actors.exits import Exit
 from ..actors.facets import Keeper
-from ..actors.guest import Export, Failure, Guest, HostRequest, Poll, Result, Trapped
+from ..actors.guest import Export, Failure, Guest, HostRequest, Poll, Remote, Result, Trapped
 from ..actors.sizes import check_size
 from ..clock import Clock
 from ..config import Limits
-from ..errors import ActorExited, Conflict, HandlerCrashed, HandlerRefused, LimitExceeded, PlexSpacesError
-from ..events import DeactivationRefused, EventBus, FiberOffloaded, MessageExpired, MessageRefused, NodeFault
+from ..errors import (
+    ActorExited,
+    Conflict,
+    HandlerCrashed,
+    HandlerRefused,
+    LimitExceeded,
+    PermissionDenied,
+    PlexSpacesError,
+)
+from ..events import (
+    CallerRefused,
+    DeactivationRefused,
+    EventBus,
+    FiberOffloaded,
+    MessageExpired,
+    MessageRefused,
+    NodeFault,
+)
+from .fair import FairQueue, Lane
 from .offload import Offloader
 
 
@@ -44,6 +65,13 @@ class _Pending(Enum):
 
 # What `serve` answers when the result comes later, through `Scheduler.resume`.
 PENDING: Final = _Pending.PENDING
+
+
+# For how long after the last change from one tenant's actors to another's the node counts as shared.
+_SHARED_NS: Final = 1_000_000_000
+# A turn is so many times shorter then, and so many rounds of the loop lie between two.
+_SHARED_PARTS: Final = 8
+_WAYS: Final = 2
 
 
 class GuestTrap(Exception):
@@ -61,6 +89,9 @@ class Ticker(Protocol):
 
     def offloading(self, active: bool) -> None:
         """Guests run (or no longer run) on other threads."""
+
+    def sharing(self, active: bool) -> None:
+        """Several tenants use the node (or no longer do): guests are to give way sooner (or not)."""
 
 
 class _WallLimit:
@@ -116,7 +147,7 @@ class Scheduler:
         self._ticker = ticker
         self._serve = serve
         self._release = release
-        self._ready: deque[Actor] = deque()
+        self._ready: FairQueue[Actor] = FairQueue()
         self._scheduled = False
         # While an actor runs, nobody else is begun: not from within an event, not from within a reply.
         self._in_turn = False
@@ -125,7 +156,13 @@ class Scheduler:
         # The dead whose end has yet to be told, in the order they died.
         self._ended: deque[_Ended] = deque()
         self._telling = False
-        self._slice_ns = limits.slice_ms * 1_000_000
+        self._slice_ns = self._turn_ns = limits.slice_ms * 1_000_000
+        # Actors of several tenants were woken of late.
+        self._shared = False
+        self._shared_until_ns = 0
+        # Nobody's at first, so that no actor without a lane seems to be in it.
+        self._nobodys: Lane[Actor] = Lane()
+        self._last_lane = self._nobodys
         self._offload_after_ns = self._slice_ns * limits.offload_after_slices
         self._loop = asyncio.get_running_loop()
         self._offloader = Offloader(
@@ -176,8 +213,11 @@ class Scheduler:
         """Put a message into the mailbox; False when that is full.
 
         Raises:
+            PermissionDenied: its caller may not send that.
             PlexSpacesError: a facet refuses it.
         """
+        if actor.spec.access is not None:
+            self._check_access(actor, envelope)
         if (facets := actor.facets) is not None:
             if envelope.kind is not Kind.INFO:
                 facets.admit(envelope)
@@ -190,21 +230,27 @@ class Scheduler:
         return True
 
     def deliver_and_run(self, actor: Actor, envelope: Envelope) -> bool:
-        """As `deliver`, but if nobody else is waiting to run, run the actor right now.
+        """As `deliver`, but if the actor would be the next to run, run it right now.
 
         Saves two rounds of the event loop, a fifth of a short call.  For callers outside the scheduler only.  So that
         a caller who asks again and again does not keep the loop from its sockets, this goes on for one slice; then
         messages take the queue until the loop has had its turn.
         """
-        if self._ready or self._in_turn or actor.run is not Run.RESTING or envelope.repeatable:
+        if self._in_turn or actor.run is not Run.RESTING or envelope.repeatable:
+            return self.deliver(actor, envelope)
+        if (lane := actor.lane) is not self._last_lane:
+            lane = self._other_lane(actor)
+        if self._ready and not self._ready.is_next(lane):
             return self.deliver(actor, envelope)
         now_ns = self._now_ns()
         if not self._breathing:
             self._breathing = True
-            self._direct_until_ns = now_ns + self._slice_ns
+            self._direct_until_ns = now_ns + self._turn_ns
             self._loop.call_soon(self._breathe)
         elif now_ns >= self._direct_until_ns:
             return self.deliver(actor, envelope)
+        if actor.spec.access is not None:
+            self._check_access(actor, envelope)
         if (facets := actor.facets) is not None:
             facets.admit(envelope)
             if facets.divert(envelope):
@@ -217,7 +263,30 @@ class Scheduler:
             self._guarded_run(actor)
         finally:
             self._in_turn = False
+            lane.owed_ns += self._now_ns() - now_ns
         return True
+
+    def _check_access(self, actor: Actor, envelope: Envelope) -> None:
+        access = actor.spec.access
+        # What an actor has the node tell itself, its timers for instance, nobody else can have sent.
+        if access is None or envelope.kind is Kind.INFO:
+            return
+        try:
+            access.check(actor.address, envelope)
+        except PermissionDenied as denied:
+            caller, sender = envelope.caller, envelope.sender
+            self._events.emit(
+                CallerRefused(
+                    actor.address,
+                    envelope.id,
+                    envelope.op,
+                    caller.subject if caller is not None else "",
+                    sender.text if sender is not None else "",
+                    envelope.causation_id,
+                    denied.message,
+                )
+            )
+            raise
 
     def _breathe(self) -> None:
         self._breathing = False
@@ -312,29 +381,69 @@ class Scheduler:
 
     def _wake(self, actor: Actor) -> None:
         actor.run = Run.READY
-        self._ready.append(actor)
+        if (lane := actor.lane) is not self._last_lane:
+            lane = self._other_lane(actor)
+        self._ready.push(lane, actor)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
+    def _other_lane(self, actor: Actor) -> Lane[Actor]:
+        """The lane of an actor that is not of the tenant whose actor was woken last, or was never woken."""
+        lane: Lane[Actor] | None = actor.lane
+        if lane is None:
+            lane = actor.lane = self._ready.lane(actor.address.scope.tenant)
+        if lane is not self._last_lane:
+            if self._last_lane is not self._nobodys:
+                self._shared_until_ns = self._now_ns() + _SHARED_NS
+                if not self._shared:
+                    self._share(True)
+            self._last_lane = lane
+        return lane
+
+    def _share(self, shared: bool) -> None:
+        """Several tenants use the node, or no longer do.
+
+        Whose turn it is is decided fairly, but who comes while another's guest runs waits until that gives way, and
+        then for the sockets.  So turns and slices are shorter while there is somebody who could come.
+        """
+        self._shared = shared
+        self._turn_ns = self._slice_ns // _SHARED_PARTS if shared else self._slice_ns
+        self._ticker.sharing(shared)
+
     def _turn(self) -> None:
-        """Run ready actors for a slice, then let the loop see to sockets and timers."""
+        """Run ready actors for a turn, then let the loop see to sockets and timers."""
         ready = self._ready
         now_ns = self._now_ns
-        until_ns = now_ns() + self._slice_ns
+        began_ns = now_ns()
+        if self._shared and began_ns >= self._shared_until_ns:
+            self._share(False)
+        until_ns = began_ns + self._turn_ns
         self._in_turn = True
         while ready:
-            actor = ready.popleft()
+            lane, actor = ready.pop()
             # It may have been killed since it was queued.
             if actor.run is Run.READY:
                 self._guarded_run(actor)
-                if now_ns() >= until_ns:
+                ended_ns = now_ns()
+                lane.owed_ns += ended_ns - began_ns
+                if ended_ns >= until_ns:
                     break
+                began_ns = ended_ns
         self._in_turn = False
-        if ready:
-            self._loop.call_soon(self._turn)
-        else:
+        if not ready:
             self._scheduled = False
+        elif self._shared:
+            self._loop.call_soon(self._make_way, _WAYS)
+        else:
+            self._loop.call_soon(self._turn)
+
+    def _make_way(self, rounds: int) -> None:
+        """Let the loop go round before the next turn: a request takes a few rounds from its socket to its reply."""
+        if rounds > 1:
+            self._loop.call_soon(self._make_way, rounds - 1)
+        else:
+            self._loop.call_soon(self._turn)
 
     def _guarded_run(self, actor: Actor) -> None:
         try:
@@ -372,7 +481,7 @@ class Scheduler:
                 return
             if outcome is Poll.REQUEST and self._answer(actor, guest):
                 # Served on the spot.  A guest that calls and calls must not keep the loop either.
-                if self._now_ns() - began_ns < self._slice_ns:
+                if self._now_ns() - began_ns < self._turn_ns:
                     continue
             elif actor.run is not Run.RUNNING:
                 # Suspended, or dead: a host call may end its own caller.
@@ -380,9 +489,32 @@ class Scheduler:
                     actor.cpu_ns += self._now_ns() - began_ns
                 return
             actor.cpu_ns += self._now_ns() - began_ns
+            if outcome is Poll.AWAY:
+                self._part(actor, guest)
+                return
             self.preemptions += 1
             self._go_on(actor)
             return
+
+    def _part(self, actor: Actor, guest: Guest) -> None:
+        """The guest runs in another process: its actor is heard of again when that reports, or is lost."""
+        assert isinstance(guest, Remote)
+
+        def back(used_ns: int) -> None:
+            if actor.run is Run.AWAY and actor.guest is guest:
+                actor.cpu_ns += used_ns
+                self._wake(actor)
+
+        def lost(exit_: Exit) -> None:
+            if guest is actor.guest and actor.previous_guest is not None:
+                # The version that was being tried.
+                self._overrun(actor, exit_)
+            elif guest in (actor.guest, actor.previous_guest):
+                self._end(actor, exit_)
+
+        actor.run = Run.AWAY
+        self._watch_wall(actor)
+        guest.on_news, guest.on_lost = back, lost
 
     def _go_on(self, actor: Actor) -> None:
         """The guest has more to do: to the back of the queue, to another thread, or no further."""
@@ -396,6 +528,8 @@ class Scheduler:
                     f"cpu_ms_per_message_max = {actor.spec.limits.cpu_ms_per_message_max}",
                 ),
             )
+        elif isinstance(actor.guest, Remote):
+            self._wake(actor)
         elif (actor.cpu_ns - actor.cpu_called_ns if actor.in_run else actor.cpu_ns) >= self._offload_after_ns:
             # What a run has used in all says nothing: it may have gone on for days, a little at a time.
             self._offload(actor, cpu_ns_max - actor.cpu_ns)
@@ -459,15 +593,19 @@ class Scheduler:
             return False
         if value is PENDING:
             actor.run = Run.WAITING
-            work = actor.current or actor.step
-            # A workflow's run may take days.
-            endless = isinstance(work, Envelope) and work.kind is Kind.RUN
-            if work is not None and not endless and actor not in self._wall_of:
-                wall = self._wall_of[actor] = _WallLimit(actor, work)
-                self._walls.add(wall, self._now_ns() + int(limits.wall_s_per_message_max * 1e9))
+            self._watch_wall(actor)
             return False
         guest.answer(value)
         return True
+
+    def _watch_wall(self, actor: Actor) -> None:
+        """What is under way waits: from now on somebody has to see how long it takes."""
+        work = actor.current or actor.step
+        # A workflow's run may take days.
+        endless = isinstance(work, Envelope) and work.kind is Kind.RUN
+        if work is not None and not endless and actor not in self._wall_of:
+            wall = self._wall_of[actor] = _WallLimit(actor, work)
+            self._walls.add(wall, self._now_ns() + int(actor.spec.limits.wall_s_per_message_max * 1e9))
 
     def _wall_reached(self, entry: object) -> None:
         assert isinstance(entry, _WallLimit)
@@ -625,7 +763,8 @@ class Scheduler:
             if not good(result):
                 return False
             if (text := state()) is not None:
-                actor.plan.insert(0, Step(Export.SET_STATE, lambda: (config(True), text), restored))
+                begun = keeper.begin_again(failed) if keeper is not None else []
+                actor.plan[:0] = [*begun, Step(Export.SET_STATE, lambda: (config(True), text), restored)]
             return True
 
         def restored(result: Result) -> bool:
@@ -635,7 +774,15 @@ class Scheduler:
                 actor.plan[:0] = keeper.replay(failed)
             return True
 
+        def initialising() -> tuple[Any, ...]:
+            configured = config(state() is not None)
+            if keeper is not None:
+                keeper.initialising(configured)
+            return (configured,)
+
         def initialised(result: Result) -> bool:
+            if keeper is not None:
+                keeper.initialised()
             if not good(result):
                 return False
             if keeper is None:
@@ -648,13 +795,13 @@ class Scheduler:
                 failed(exits.crashed(result.code, f"its state cannot be kept: {result.message}", result.traceback))
             elif good(result):
                 assert not isinstance(result, Trapped)
-                keeper.captured(result or "")
+                keeper.captured(result or "", spec.component_hash)
                 ready()
             return False
 
         plan = [
             Step(Export.INSTANTIATE, tuple, instantiated),
-            Step(Export.INIT, lambda: (config(state() is not None),), initialised),
+            Step(Export.INIT, initialising, initialised),
         ]
         if keeper is not None:
             plan.append(Step(Export.GET_STATE, tuple, captured))
@@ -727,7 +874,7 @@ class Scheduler:
                 # Nothing that the old version did is left for the new one to do again.
                 actor.keeper.captured(state)
             actor.previous_guest, actor.guest = actor.guest, guest
-            actor.plan = self._start_plan(actor, spec, lambda: state, upgraded, stay)
+            actor.plan = self._start_plan(actor, spec, lambda: state, upgraded, stay, actor.keeper)
             return True
 
         actor.plan = [Step(Export.GET_STATE, tuple, captured)]

@@ -51,6 +51,14 @@ SCHEMA: Final[tuple[str, ...]] = (
 
 _NO_HASH: Final = b""
 
+# A column holds a value of any type, if somebody puts it there: of whatever was written, the chain of hashes judges.
+ENTRY_COLUMNS: Final = "CAST(number AS INTEGER), CAST(kind AS TEXT), CAST(body AS TEXT), CAST(hash AS BLOB)"
+_ROW: Final = (
+    "id, CAST(component AS TEXT), CAST(checkpoint AS INTEGER), CAST(state AS TEXT), CAST(head AS INTEGER), "
+    "CAST(hash AS BLOB), CAST(base AS INTEGER), CAST(base_hash AS BLOB), CAST(open_from AS INTEGER), "
+    "CAST(flying AS INTEGER)"
+)
+
 
 class Stream(Protocol):
     """What is needed of the stream of writes; see `engine.WriteStream`."""
@@ -178,7 +186,7 @@ class JournalTable:
 
     def last_accepted(self) -> int:
         """The highest number in any inbox."""
-        ((last,),) = self._database.read("SELECT max(number) FROM inbox")
+        ((last,),) = self._database.read("SELECT max(CAST(number AS INTEGER)) FROM inbox")
         # Below zero are those that an operator has put before all others.
         return max(last or 0, 0)
 
@@ -196,7 +204,7 @@ class JournalTable:
     def find(self, address: Address) -> Row | None:
         """One actor's row."""
         rows = self._database.read(
-            "SELECT id, component, checkpoint, state, head, hash, base, base_hash, open_from, flying FROM durable "
+            f"SELECT {_ROW} FROM durable "
             "WHERE tenant = ? AND namespace = ? AND actor = ?",
             (address.scope.tenant, address.scope.namespace, address.text),
         )
@@ -234,7 +242,7 @@ class JournalTable:
     def entries(self, durable: int, after: int, limit: int = -1) -> list[Entry]:
         """Entries after a number, in order."""
         rows = self._database.read(
-            "SELECT number, kind, body, hash FROM journal WHERE durable = ? AND number > ? ORDER BY number LIMIT ?",
+            f"SELECT {ENTRY_COLUMNS} FROM journal WHERE durable = ? AND number > ? ORDER BY number LIMIT ?",
             (durable, after, limit),
         )
         return [Entry(*row) for row in rows]
@@ -434,7 +442,7 @@ class JournalTable:
     def aside(self, durable: int) -> list[Entry]:
         """What was set aside."""
         rows = self._database.read(
-            "SELECT number, kind, body, hash FROM journal_aside WHERE durable = ? ORDER BY id", (durable,)
+            f"SELECT {ENTRY_COLUMNS} FROM journal_aside WHERE durable = ? ORDER BY id", (durable,)
         )
         return [Entry(*row) for row in rows]
 

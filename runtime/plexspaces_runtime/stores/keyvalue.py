@@ -7,6 +7,7 @@ by being short.  A refused write leaves no trace.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -476,10 +477,13 @@ def _loads(text: str) -> Any:
 def _same(one: str, other: str) -> bool:
     if one == other:
         return True
-    # Dumped again, because in Python True == 1 == 1.0.
-    return orjson.dumps(_loads(one), option=orjson.OPT_SORT_KEYS) == orjson.dumps(
-        _loads(other), option=orjson.OPT_SORT_KEYS
-    )
+    # Dumped again, because in Python True == 1 == 1.0; and not by orjson, to which whole numbers of more than 64 bits
+    # that are near one another are the same.
+    try:
+        return json.dumps(json.loads(one), sort_keys=True) == json.dumps(json.loads(other), sort_keys=True)
+    except RecursionError:
+        # Nearly as deep as a value may nest: only written alike is it the same.
+        return False
 
 
 def _size(key: str, value: Value) -> int:

@@ -270,7 +270,7 @@ def _same(one: str, other: str) -> bool:
     # Not orjson: to that, large whole numbers that are near one another are the same.
     try:
         return bool(json.loads(one) == json.loads(other))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

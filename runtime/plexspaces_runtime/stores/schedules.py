@@ -209,7 +209,7 @@ class Schedules:
 
     def list_schedules(self, scope: Scope) -> list[Schedule]:
         """The schedules of a namespace, by id."""
-        return sorted(self._schedules.get(scope, {}).values(), key=lambda each: each.id)
+        return sorted(self._schedules.get(scope, {}).values(), key=lambda each: (each.path, each.id))
 
     def ring(self) -> None:
         """The alarm: append what is due."""

@@ -22,6 +22,7 @@ from . import (
     promises,
     replies,
     schedules,
+    secrets,
     streams,
     tuplespace,
     workflows,
@@ -37,12 +38,13 @@ from .promises import MemoryPromises, Promises, SqlitePromises
 from .quotas import Quotas
 from .replies import MemoryReplies, ReplyTable, SqliteReplies
 from .schedules import MemorySchedules, Schedules, SqliteSchedules
+from .secrets import MemorySecrets, SecretTable, SqliteSecrets
 from .streams import MemoryEvents, SqliteEvents, Streams
 from .tuplespace import MemoryTuples, SqliteTuples, TupleSpace
 from .workflows import MemoryWorkflows, SqliteWorkflows, Workflows
 
 SCHEMA: Final = Schema(
-    1,
+    2,
     (
         *engine.SCHEMA,
         *keyvalue.SCHEMA,
@@ -57,7 +59,9 @@ SCHEMA: Final = Schema(
         *replies.SCHEMA,
         *workflows.SCHEMA,
         *promises.SCHEMA,
+        *secrets.SCHEMA,
     ),
+    {1: secrets.SCHEMA},
 )
 
 # Makes what sets an alarm: called with a number of seconds, or None for not at all; a later call replaces an earlier.
@@ -110,6 +114,7 @@ class Stores:
         self.replies: ReplyTable
         self.workflows: Workflows
         self.promises: Promises
+        self.secrets: SecretTable
 
     async def start(self) -> None:
         """Open the database and read what must be in memory.
@@ -218,6 +223,7 @@ class Stores:
     def _make_deployments(self) -> None:
         database, folder = self._database, self._folder
         self.replies = MemoryReplies() if database is None else SqliteReplies(database)
+        self.secrets = MemorySecrets() if database is None else SqliteSecrets(database)
         self.deployments = Deployments(
             MemoryDeployments() if database is None else SqliteDeployments(database),
             None if folder is None else ComponentFiles(folder / "components", self._ids),

@@ -48,7 +48,8 @@ HEAD_OVERHEAD_BYTES: Final = 256
 
 _RESERVED_TYPES: Final = frozenset({PAUSED_TYPE, RESUMED_TYPE})
 _TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
-_PATH: Final = re.compile(r"(?:/[^\x00-\x20/\x7f]{1,256}){1,16}")
+# Lone surrogates are no characters, and cannot be stored.
+_PATH: Final = re.compile(r"(?:/[^\x00-\x20/\x7f\ud800-\udfff]{1,256}){1,16}")
 _KEY: Final = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 _EXCERPT_CHARACTERS: Final = 512
 _SIZES_AT_ONCE: Final = 256

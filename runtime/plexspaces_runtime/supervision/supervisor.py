@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from ..actors import exits
 from ..actors.actor import Actor, ActorSpec, Deactivate, Run, Upgrade
 from ..actors.asks import Asks
+from ..actors.capabilities import Grants
 from ..actors.envelope import Envelope
 from ..actors.exits import Exit
 from ..actors.facets import Facets
@@ -93,8 +94,8 @@ class Place:
     # The message that the last incarnation ended with, and what was said of its traceback.
     last_message_id: str = ""
     last_traceback: str = field(default="", repr=False)
-    # At most what its parent may call, for an actor that another one spawned.
-    capabilities: frozenset[str] | None = None
+    # What its parent might do, for an actor that another one spawned: it never may do more.
+    capabilities: Grants | None = None
     # Its present incarnation has got up, or the last one had.
     began: bool = False
     # Told how the first start went, of a child whose supervisor does not wait for that.
@@ -110,8 +111,8 @@ class Place:
 class Keepers(Protocol):
     """What the shell needs to know about actors that only the deployment knows."""
 
-    def spec(self, worker: Worker, capabilities: frozenset[str] | None) -> ActorSpec:
-        """The specification of an actor's next incarnation; `capabilities` narrows what it may call."""
+    def spec(self, worker: Worker, capabilities: Grants | None) -> ActorSpec:
+        """The specification of an actor's next incarnation; `capabilities` narrows what it may do."""
 
     def facets(self, worker: Worker) -> Facets | None:
         """The facets of a new place."""
@@ -311,7 +312,7 @@ class Supervisor:
         *,
         mailbox: Mailbox[Envelope, Any] | None = None,
         created: Callable[[Actor], None] | None = None,
-        capabilities: frozenset[str] | None = None,
+        capabilities: Grants | None = None,
     ) -> Actor:
         """Add and start an actor at run time; its name, mailbox and actor are there when this returns.
 
@@ -323,7 +324,7 @@ class Supervisor:
             answered: told None once the actor is up, or why it is not.
             mailbox: of a predecessor.
             created: called with the actor before anything of it runs; if it is dead then, it is not started.
-            capabilities: it may call at most these interfaces, None for all.
+            capabilities: what it may do at most; None for whatever its type may.
 
         Raises:
             AlreadyExists, LimitExceeded: the name is taken, the tenant has as many actors as it may.

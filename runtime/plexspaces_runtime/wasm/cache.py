@@ -125,6 +125,20 @@ class ComponentCache:
             flight.add_done_callback(lambda done: self._landed(hash_, done))
         return await asyncio.shield(flight)
 
+    def file(self, loaded: Loaded) -> Path:
+        """Where the compiled code of a loaded component is; written again if it has been removed meanwhile."""
+        path = self._path(loaded.hash)
+        if not (path.exists() and path.with_suffix(_DIGEST).exists()):
+            compiled = loaded.component.serialize()
+            temporary = path.with_name(f"{path.stem}.{os.getpid()}{_TEMPORARY}")
+            temporary.write_bytes(compiled)
+            temporary.chmod(0o600)
+            self._store(temporary, path, hashlib.sha256(compiled).hexdigest())
+        return path
+
+    def _path(self, hash_: str) -> Path:
+        return self._directory / f"{hash_}-{config_digest()}{_COMPILED}"
+
     @property
     def loading(self) -> int:
         """How many components are being loaded now."""
@@ -153,7 +167,7 @@ class ComponentCache:
         return loaded
 
     async def _load(self, hash_: str, wasm: bytes) -> Loaded:
-        path = self._directory / f"{hash_}-{config_digest()}{_COMPILED}"
+        path = self._path(hash_)
         component = await asyncio.to_thread(self._from_disk, path)
         if component is None:
             async with self._compiler:
@@ -167,24 +181,15 @@ class ComponentCache:
 
     def _from_disk(self, path: Path) -> Component | None:
         try:
-            expected = path.with_suffix(_DIGEST).read_text(encoding="ascii").strip()
-            with path.open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256").hexdigest()
+            component = read_compiled(self._engine, path)
             # Says when it was last used, which is what _prune goes by.
             os.utime(path)
         except FileNotFoundError:
             return None
-        except UnicodeDecodeError:
-            expected = actual = ""
-        if actual and actual == expected:
-            try:
-                return Component.deserialize_file(self._engine, str(path))
-            except WasmtimeError:
-                # Whole, but not for this machine: what the key leaves out, Wasmtime checks.
-                pass
-        self.discarded += 1
-        _remove(path)
-        return None
+        if component is None:
+            self.discarded += 1
+            _remove(path)
+        return component
 
     def _store(self, temporary: Path, path: Path, digest: str) -> None:
         os.replace(temporary, path)
@@ -275,6 +280,27 @@ class ComponentCache:
         if code < 0:
             raise InvalidComponent(f"the compiler died of this component ({signal.Signals(-code).name})")
         raise InternalError(f"the compiler could not be run (exit code {code}): {words[-_STDERR_CHARS_MAX:]}")
+
+
+def read_compiled(engine: Engine, path: Path) -> Component | None:
+    """Map a compiled component; None if the file is damaged, or not for this machine.
+
+    Raises:
+        FileNotFoundError
+    """
+    try:
+        expected = path.with_suffix(_DIGEST).read_text(encoding="ascii").strip()
+    except UnicodeDecodeError:
+        return None
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
+        return None
+    try:
+        return Component.deserialize_file(engine, str(path))
+    except WasmtimeError:
+        # Whole, but not for this machine: what the key leaves out, Wasmtime checks.
+        return None
 
 
 def _make_private(directory: Path) -> None:

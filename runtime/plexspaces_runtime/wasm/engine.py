@@ -35,7 +35,8 @@ def instances_max(mappings_max: int) -> int:
     return max(0, (mappings_max - MAPPINGS_RESERVED) // MAPPINGS_PER_INSTANCE)
 
 
-def _kernel_mappings_max() -> int:
+def kernel_mappings_max() -> int:
+    """How many memory mappings the kernel gives a process."""
     try:
         return int(_MAX_MAP_COUNT.read_text())
     except (OSError, ValueError):
@@ -66,17 +67,16 @@ class Program:
         return function
 
 
-class Sandbox:
-    """Loads components and makes instances.
+class Machinery:
+    """What instances are made with and run on, wherever their code comes from.
 
     Args:
-        cache_dir: where compiled components are kept.
-        limits: tick length, compile limits.
+        slice_ms: milliseconds after which a guest that runs is interrupted.
         mappings_max: memory mappings the kernel gives this process; asked of the kernel if None.
     """
 
-    def __init__(self, cache_dir: Path, limits: Limits, *, mappings_max: int | None = None) -> None:
-        self._mappings_max = _kernel_mappings_max() if mappings_max is None else mappings_max
+    def __init__(self, slice_ms: int, *, mappings_max: int | None = None) -> None:
+        self._mappings_max = kernel_mappings_max() if mappings_max is None else mappings_max
         self._instances_max = instances_max(self._mappings_max)
         self.engine = Engine(engine_config())
         self.package = load_wit()
@@ -86,7 +86,40 @@ class Sandbox:
         self._linker = Linker(self.engine)
         self._guard.define(self._linker)
         self.linker_address = capi.address_of(self._linker.ptr())
-        self.ticker = EpochTicker(self.engine.increment_epoch, limits.slice_ms / 1000)
+        self.ticker = EpochTicker(self.engine.increment_epoch, slice_ms / 1000)
+
+    def instance(self, program: Program, limits: Limits) -> Instance:
+        """A new instance, yet to be instantiated.
+
+        Raises:
+            LimitExceeded: the kernel would not give it the memory mappings that it needs.
+        """
+        if len(self.instances) >= self._instances_max:
+            raise too_many_instances(len(self.instances), self._mappings_max)
+        return Instance(self, program, limits)
+
+
+def too_many_instances(count: int, mappings_max: int) -> LimitExceeded:
+    """The kernel gives a process no more memory mappings."""
+    return LimitExceeded(
+        f"{count} actors live in this process, as many as the kernel's vm.max_map_count = {mappings_max} allows: "
+        "raise it (`sysctl -w vm.max_map_count=1048576`) or stop some",
+        limit="vm.max_map_count",
+        value=mappings_max,
+    )
+
+
+class Sandbox(Machinery):
+    """Loads components and makes instances.
+
+    Args:
+        cache_dir: where compiled components are kept.
+        limits: tick length, compile limits.
+        mappings_max: memory mappings the kernel gives this process; asked of the kernel if None.
+    """
+
+    def __init__(self, cache_dir: Path, limits: Limits, *, mappings_max: int | None = None) -> None:
+        super().__init__(limits.slice_ms, mappings_max=mappings_max)
         self._cache = ComponentCache(
             self.engine,
             cache_dir / "components",
@@ -111,20 +144,9 @@ class Sandbox:
             program = self._programs[loaded.hash] = Program(loaded)
         return program
 
-    def instance(self, program: Program, limits: Limits) -> Instance:
-        """A new instance, yet to be instantiated.
-
-        Raises:
-            LimitExceeded: the kernel would not give it the memory mappings that it needs.
-        """
-        if len(self.instances) >= self._instances_max:
-            raise LimitExceeded(
-                f"{len(self.instances)} actors live on this node, as many as the kernel's vm.max_map_count = "
-                f"{self._mappings_max} allows: raise it (`sysctl -w vm.max_map_count=1048576`) or stop some",
-                limit="vm.max_map_count",
-                value=self._mappings_max,
-            )
-        return Instance(self, program, limits)
+    def compiled_file(self, program: Program) -> Path:
+        """Where a component's compiled code is, for another process to map; written again if it was removed."""
+        return self._cache.file(program.loaded)
 
     def start(self) -> None:
         """Start the epoch ticker."""

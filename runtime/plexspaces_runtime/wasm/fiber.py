@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ctypes import addressof, c_void_p
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from wasmtime import Store, WasmtimeError
 from wasmtime import _bindings as _b
 
@@ -26,7 +27,7 @@ from .traps import exit_of
 from .values import Val, free
 
 if TYPE_CHECKING:
-    from .engine import Program, Sandbox
+    from .engine import Machinery, Program
 
 _VAL_BYTES = ctypes.sizeof(Val)
 _BOOL = 0
@@ -36,6 +37,11 @@ _TABLE_ELEMENTS_MAX = 200_000
 _CORE_INSTANCES_MAX = 200
 _TABLES_MAX = 20
 _MEMORIES_MAX = 4
+# What is kept of a failure: it goes into answers, events, logs and journals, and is as long as the guest likes.
+_CODE_CHARS_MAX = 256
+_MESSAGE_CHARS_MAX = 8_192
+_DETAILS_CHARS_MAX = 65_536
+_TRACEBACK_CHARS_MAX = 65_536
 
 
 class Instance:
@@ -69,7 +75,7 @@ class Instance:
         "request",
     )
 
-    def __init__(self, sandbox: Sandbox, program: Program, limits: Limits) -> None:
+    def __init__(self, sandbox: Machinery, program: Program, limits: Limits) -> None:
         self._sandbox = sandbox
         self._program = program
         self._limits = limits
@@ -207,7 +213,13 @@ class Instance:
                     f"the sandbox's memory is exhausted: memory_bytes_max = {self._limits.memory_bytes_max}",
                 )
             )
-        return Failure(record.kind == "crashed", record.code, record.message, record.details, record.traceback)
+        return failure(
+            crashed=record.kind == "crashed",
+            code=record.code,
+            message=record.message,
+            details=record.details,
+            traceback=record.traceback,
+        )
 
     def _take_error(self) -> str:
         pointer = ctypes.cast(self._error.value or 0, ctypes.POINTER(_b.wasmtime_error_t))
@@ -216,3 +228,26 @@ class Instance:
         text = str(error)
         error.close()
         return text
+
+
+def failure(*, crashed: bool, code: str, message: str, details: str, traceback: str) -> Failure:
+    """What a guest says of its failure, as much of it as is kept."""
+    return Failure(
+        crashed,
+        code[:_CODE_CHARS_MAX],
+        message[:_MESSAGE_CHARS_MAX],
+        _details(details),
+        traceback[:_TRACEBACK_CHARS_MAX],
+    )
+
+
+def _details(text: str) -> str:
+    """A failure's details as they were given, or none if nobody could pass them on."""
+    if len(text) > _DETAILS_CHARS_MAX:
+        return ""
+    try:
+        # JSON can be read four times as deep as it can be written; the answers that carry it nest some levels more.
+        orjson.dumps([[[[[[[[orjson.loads(text)]]]]]]]])
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return ""
+    return text

@@ -13,6 +13,10 @@ from collections.abc import Callable
 
 # Ticks without any guest running before the thread lies down.
 _PATIENCE = 25
+# After so many ticks without an interruption they are as long as ever.
+_CALM = 8
+# Ticks are so many times shorter while several tenants use the node.
+_SHARED_PARTS = 8
 
 
 class EpochTicker:
@@ -29,6 +33,7 @@ class EpochTicker:
         # Odd while a guest runs on the loop.  Written there, read here: a stale read costs a tick, nothing else.
         self._stretch = 0
         self._offloading = False
+        self._short_tick_s = tick_s
         self._asleep = False
         self._stopping = False
         self._sign = threading.Event()
@@ -63,6 +68,10 @@ class EpochTicker:
         if active:
             self._sign.set()
 
+    def sharing(self, active: bool) -> None:
+        """Several tenants use the node (or no longer do): guests that run for long are interrupted sooner (or not)."""
+        self._short_tick_s = self._tick_s / _SHARED_PARTS if active else self._tick_s
+
     def _watch(self) -> None:
         sign = self._sign
         while not self._stopping:
@@ -77,10 +86,15 @@ class EpochTicker:
     def _tick_while_busy(self) -> None:
         seen = -1
         idle = 0
+        # Ticks since the last interruption.
+        calm = _CALM
         while not self._stopping and idle < _PATIENCE:
-            time.sleep(self._tick_s)
+            # Short only while there is somebody to interrupt: each tick takes the interpreter's lock from the loop.
+            time.sleep(self._short_tick_s if calm < _CALM else self._tick_s)
             stretch = self._stretch
-            if self._offloading or (stretch & 1 and stretch == seen):
+            is_long = stretch & 1 and stretch == seen
+            calm = 0 if is_long else calm + 1
+            if self._offloading or is_long:
                 self._increment_epoch()
                 idle = 0
             elif stretch == seen:

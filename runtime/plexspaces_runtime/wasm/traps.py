@@ -40,10 +40,14 @@ _NAMES: tuple[tuple[re.Pattern[str], Exit], ...] = (
 )
 
 _REASON = re.compile(r"wasm trap: (.*)")
+# The backtrace is made of names that the component chose, of up to 100,000 characters each.
+_TEXT_CHARS_MAX = 16_384
 
 
 def exit_of(text: str) -> Exit:
     """The exit that Wasmtime's error text stands for."""
+    if len(text) > _TEXT_CHARS_MAX:
+        text = f"{text[: _TEXT_CHARS_MAX // 2]}\n...\n{text[-_TEXT_CHARS_MAX // 2 :]}"
     for pattern, exit_ in _NAMES:
         if pattern.search(text):
             return exit_

@@ -13,7 +13,6 @@ import pytest
 from plexspaces import HostError
 from plexspaces.testing import LIMITS, TestNode
 from plexspaces_runtime.config import Limits
-from plexspaces_runtime.deployment import appconfig
 from plexspaces_runtime.errors import PlexSpacesError
 from plexspaces_runtime.scope import Address, Scope
 from tests.guests.stores import Keeper
@@ -97,25 +96,10 @@ class Real:
         self.wasm = wasm
 
     async def put(self, name: str, shared_keys: bool = False) -> None:
-        if not shared_keys:
-            await self.bed.deploy(name, self.wasm, restart="permanent")
-            return
-        # Only an application's children can.
-        config = appconfig.parse(
-            f"""
-            [application]
-            name = "{name}"
-            namespace = "{SCOPE.namespace}"
-            [[components]]
-            name = "stores"
-            path = "stores.wasm"
-            [[supervisor.children]]
-            name = "{name}"
-            actor_type = "stores"
-            shared_keys = true
-            """
+        capabilities = ["default", "spawn", "keyvalue:shared"]
+        await self.bed.deploy(
+            name, self.wasm, restart="permanent", shared_keys=shared_keys, capabilities=capabilities
         )
-        await self.bed.node.deploy_application(SCOPE.tenant, config, {"stores": self.wasm})
 
     async def ask(self, name: str, op: str, **arguments: Any) -> Any:
         try:

@@ -134,6 +134,19 @@ def test_every_owner_namespace_and_tenant_has_its_own(on: Callable[..., None], s
     on(test)
 
 
+def test_a_value_is_compared_as_json_and_whole_numbers_to_their_last_digit(on: Callable[..., None]) -> None:
+    async def test(bed: Bed) -> None:
+        store = bed.store
+        store.put(OURS, "a", "99999999999999999999999")
+        assert not store.compare_and_set(OURS, "a", "99999999999999999999998", "1")
+        assert store.compare_and_set(OURS, "a", " 99999999999999999999999 ", '{"a":1,"b":[true]}')
+        for other in ('{"a":1.0,"b":[true]}', '{"a":true,"b":[true]}', '{"a":1,"b":[1]}'):
+            assert not store.compare_and_set(OURS, "a", other, "1")
+        assert store.compare_and_set(OURS, "a", '{"b": [true], "a": 1}', "1")
+
+    on(test)
+
+
 def test_a_time_to_live_is_exact_and_gives_the_room_back(on: Callable[..., None]) -> None:
     async def test(bed: Bed) -> None:
         store = bed.store

@@ -100,7 +100,7 @@ async def test_once_every_and_cron(backend: Backend) -> None:
     assert house.times_s("/cron") == []
     house.pass_time(100)
     assert house.times_s("/cron") == [40, 100]
-    assert [each.path for each in house.schedules.list_schedules(ACME)] == ["/every", "/cron"]
+    assert [each.path for each in house.schedules.list_schedules(ACME)] == ["/cron", "/every"]
 
 
 async def test_a_schedule_ends_when_it_is_removed(backend: Backend) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,12 +19,16 @@ from plexspaces_runtime.actors.info import ActorInfo
 from plexspaces_runtime.api.auth import Authenticator, LocalAuthority
 from plexspaces_runtime.api.config import HttpConfig
 from plexspaces_runtime.api.server import HttpServer
+from plexspaces_runtime.api.tls import Certificates
 from plexspaces_runtime.clock import Clock, SystemClock
 from plexspaces_runtime.config import AuthConfig, Limits
 from plexspaces_runtime.deployment.appconfig import AppConfig, FacetTypes, SupervisorConfig
 from plexspaces_runtime.deployment.checks import Report
+from plexspaces_runtime.deployment.grants import GrantReport, toml_line
 from plexspaces_runtime.deployment.model import Deployment
 from plexspaces_runtime.deployment.status import ApplicationStatus, TreeNode
+from plexspaces_runtime.egress.links import LinkState, parse_link
+from plexspaces_runtime.egress.vault import Vault
 from plexspaces_runtime.errors import (
     ActorNotFound,
     Conflict,
@@ -91,13 +96,16 @@ class MemoryNode:
     clock: Clock = field(default_factory=SystemClock)
     ids: Ids = field(default_factory=SeededIds)
     limits: Limits = field(default_factory=lambda: Limits(payload_bytes_max=4096, wasm_bytes_max=1 << 20))
+    quotas: Mapping[str, Limits] = field(default_factory=dict)
     ready: bool = True
     journals: None = None
+    vault: Vault | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     living: dict[Address, MemoryActor] = field(default_factory=dict)
     deployed: dict[tuple[Scope, str], Deployment] = field(default_factory=dict)
     stopped: set[Address] = field(default_factory=set)
+    observed: set[tuple[Scope, str]] = field(default_factory=set)
     ends: list[tuple[Address, bool]] = field(default_factory=list)
     applied: dict[tuple[str, str], tuple[ApplicationStatus, AppConfig]] = field(default_factory=dict)
     uploads: list[Path] = field(default_factory=list)
@@ -105,6 +113,14 @@ class MemoryNode:
     tells: set[asyncio.Task[None]] = field(default_factory=set)
     # Told of every message with its kind.
     hear: Callable[[Address, Kind, str, str], None] = lambda _address, _kind, _op, _payload: None
+
+    home_tenant = "default"
+
+    def secret_users(self, tenant: str) -> dict[str, list[str]]:
+        return {}
+
+    def veiled(self, address: Address, op: str, payload: str) -> str:
+        return payload
 
     def waits_for(self, address: Address) -> str:
         return "sleep" if address in self.living else ""
@@ -280,6 +296,29 @@ class MemoryNode:
         for child in self.applied.pop((tenant, name))[1].actors():
             self.living.pop(Address(scope, child.name), None)
 
+    def grants(self, scope: Scope, actor_type: str) -> GrantReport:
+        if (scope, actor_type) not in self.deployed and (scope, actor_type) not in self.observed:
+            raise NotFound(f"actor type {actor_type!r} is not deployed")
+        seen = (scope, actor_type) in self.observed
+        used = ("messaging", "streams:append:/sessions/*") if seen else ()
+        line = toml_line(used) if seen else ""
+        return GrantReport(actor_type, ("default",), {"spawn:worker": 2}, seen, {"messaging": 3}, used, line, ())
+
+    def observe(self, scope: Scope, actor_type: str, *, on: bool) -> None:
+        if on:
+            self.observed.add((scope, actor_type))
+        else:
+            self.observed.discard((scope, actor_type))
+
+    def links(self, tenant: str) -> list[LinkState]:
+        auth = {"header": "Authorization", "value": "Bearer ${secret:key}"}
+        table = {"base_url": "https://api.example.com/v1", "allow": ["GET /a/*", "* /b?q&c"], "auth": auth}
+        return [
+            LinkState("", parse_link("shared", table), "open", 1, 7, 5),
+            LinkState("default", parse_link("api", table)),
+            LinkState("two", parse_link("other", table)),
+        ]
+
     def namespaces(self, tenant: str) -> list[str]:
         scopes = [status.scope for status, _ in self.applied.values()]
         scopes += [each.scope for each in self.deployments(tenant)]
@@ -415,19 +454,28 @@ async def serving(
     auth: AuthConfig | None = None,
     facet_types: FacetTypes | None = None,
     stores: KeptStores | None = None,
+    tls: Certificates | None = None,
+    verify: ssl.SSLContext | bool = True,
 ) -> AsyncIterator[Served]:
-    """A server with a counter `default/default/counter` behind it; streams and blobs are in memory if not handed in."""
+    """A server with a counter `default/default/counter` behind it; streams and blobs are in memory if not handed in.
+
+    Args:
+        tls, verify: the server's side of TLS, and the client's.
+    """
     node = node or MemoryNode()
     kept = stores or make_stores(node.limits, clock=node.clock)
     authority = LocalAuthority(KEY, node.clock)
     config = config or HttpConfig(port=0)
     authenticator = Authenticator(authority, auth, clock=node.clock)
-    server = HttpServer(node, authenticator, config, facet_types=facet_types, stores=kept)
+    server = HttpServer(node, authenticator, config, facet_types=facet_types, stores=kept, tls=tls)
     await server.start()
     node.spawn(Address(Scope("default", "default"), "counter"))
     token = authority.mint("default", "ada", ["admin"], 3600)
     client = httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{server.port}", headers={"authorization": f"Bearer {token}"}, timeout=20
+        base_url=f"{'http' if tls is None else 'https'}://127.0.0.1:{server.port}",
+        headers={"authorization": f"Bearer {token}"},
+        timeout=20,
+        verify=verify,
     )
     try:
         async with client:

@@ -56,7 +56,7 @@ async def send(served: Served, config: str = CONFIG, files: dict[str, bytes] | N
 
 def token(served: Served, tenant: str = "default", namespaces: list[str] | None = None) -> dict[str, str]:
     claims = {} if namespaces is None else {"namespaces": namespaces}
-    return {"authorization": f"Bearer {served.authority.mint(tenant, 'eve', [], 3600, **claims)}"}
+    return {"authorization": f"Bearer {served.authority.mint(tenant, 'eve', ['admin'], 3600, **claims)}"}
 
 
 async def test_deploy_look_change_restart_undeploy(tmp_path: Path) -> None:

@@ -160,7 +160,8 @@ async def test_cancel_and_forget() -> None:
 async def test_promises() -> None:
     async with serving() as served:
         promises = served.stores.promises
-        first, second = promises.create(LISBON, "the boss agrees"), promises.create(LISBON)
+        made = [promises.create(LISBON, "the boss agrees") for _ in range(2)]
+        first, second = sorted(made, key=lambda promise: promise.id)
         promises.create(Address(Scope("acme", "default"), "trip"))
         got: list[str] = []
         promises.wait(MINE, first.id, got.append)

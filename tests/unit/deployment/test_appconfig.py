@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plexspaces_runtime.actors.capabilities import CAPABILITIES
 from plexspaces_runtime.config import ConfigError, Limits
 from plexspaces_runtime.deployment import appconfig
 from plexspaces_runtime.deployment.appconfig import (
@@ -19,10 +20,10 @@ from plexspaces_runtime.deployment.appconfig import (
     ComponentConfig,
     FacetConfig,
     SupervisorConfig,
-    capability_names,
     parse,
     reference,
 )
+from plexspaces_runtime.egress.links import parse_link
 from plexspaces_runtime.errors import InvalidArgument
 from plexspaces_runtime.supervision.spec import AutoShutdown, Backoff, RestartPolicy, Strategy
 
@@ -263,6 +264,19 @@ def test_a_mistake_in_a_child(wrong: str, expected: str) -> None:
     assert expected in issue
 
 
+LINK = 'base_url = "https://a.example"\nallow = ["GET /"]\n'
+
+
+def test_links_come_with_their_application() -> None:
+    links = f"[links.api]\n{LINK}[links.b]\n{LINK}http2 = false\n[supervisor]\n"
+    config = parse(LEAST.replace("[supervisor]\n", links))
+    assert config.links == {
+        "api": parse_link("api", {"base_url": "https://a.example", "allow": ["GET /"]}),
+        "b": parse_link("b", {"base_url": "https://a.example", "allow": ["GET /"], "http2": False}),
+    }
+    assert parse(LEAST).links == parse(LEAST.replace("[supervisor]\n", "[links]\n[supervisor]\n")).links == {}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "expected"),
     [
@@ -273,8 +287,12 @@ def test_a_mistake_in_a_child(wrong: str, expected: str) -> None:
         ('name = "app"', 'name = "app"\nversion = 1', 3, "application.version: there is no such key in [application]"),
         ("[application]", "[aplication]\n[application]", 1, "aplication: there is no such key in the file; did you"),
         ('[application]\nname = "app"', "application = 3", 1, "application: 3 is not a table: write a table [app"),
-        ("[supervisor]\n", "[links]\n[supervisor]\n", 6, "links: links are not served by this version of the node"),
-        ("[supervisor]\n", "[links.api]\nbase_url = 1\n[supervisor]\n", 6, "links.api: links are not served by this"),
+        ("[supervisor]\n", "[[links]]\n[supervisor]\n", 6, "links: a list is not a table: write each link as [links.N"),
+        ("[supervisor]\n", "[links]\napi = 1\n[supervisor]\n", 7, "links.api: 1 is not a table: write [links.api]"),
+        ("[supervisor]\n", f"[links.api]\n{LINK}time = 1\n[supervisor]\n", 9, "links.api.time: there is no such key"),
+        ("[supervisor]\n", f"[links.api]\n{LINK}retries_max = -1\n[supervisor]\n", 9, "links.api.retries_max: write a"),
+        ("[supervisor]\n", f'[links.api]\n{LINK}tenants = ["a"]\n[supervisor]\n', 9, "tenants: an application's links"),
+        ("[supervisor]\n", f'[links."a b"]\n{LINK}[supervisor]\n', 6, "links.'a b': link 'a b' is not a name"),
         ('path = "code.wasm"', "", 3, "components[code]: the component needs its code: path = a built .wasm"),
         ('path = "code.wasm"', 'path = "a"\nsource = "b"', 3, "components[code]: the component has path and source"),
         ('path = "code.wasm"', 'path = ""', 5, "components[code].path: the text is empty"),
@@ -397,11 +415,11 @@ def test_a_behaviour_is_what_describe_says(written: str, described: str) -> None
     assert child.behavior_kind == described
 
 
-def test_capabilities_are_the_interfaces_of_the_contract() -> None:
-    assert {"messaging", "keyvalue", "process-groups", "clock"} <= set(capability_names())
-    written = ", ".join(f'"{name}"' for name in capability_names())
+def test_every_capability_can_be_granted() -> None:
+    names = [*(each.name for each in CAPABILITIES), "default", "*", "http:llm-*", "streams:read:/audit/**"]
+    written = ", ".join(f'"{name}"' for name in names)
     (child,) = parse(LEAST + f"capabilities = [{written}]\n").supervisor.children
-    assert child.capabilities == frozenset(capability_names())
+    assert child.capabilities == frozenset(names)
     assert parse(LEAST + "capabilities = []\n").supervisor.children[0].capabilities == frozenset()
 
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plexspaces_runtime.actors import buckets
+from plexspaces_runtime.actors.buckets import Rate
 from plexspaces_runtime.actors.envelope import Envelope, Kind
 from plexspaces_runtime.clock import ManualClock
 from plexspaces_runtime.errors import InvalidArgument, RateLimited
-from plexspaces_runtime.facets import rate_limit
 from plexspaces_runtime.facets.rate_limit import RateLimit, RateLimitConfig, RateLimitType
 from plexspaces_runtime.scope import Caller
 
@@ -56,18 +57,18 @@ def test_it_decides_as_a_token_bucket(
     rate: float, burst: int, per_caller: bool, messages: list[tuple[int, str | None]]
 ) -> None:
     clock = ManualClock()
-    config = RateLimitConfig(rate, burst, per_caller)
+    config = RateLimitConfig(Rate(rate, burst), per_caller)
     limit = RateLimit("counter", clock, config)
-    buckets: dict[Any, Bucket] = {}
+    kept: dict[Any, Bucket] = {}
     for wait_ms, subject in messages:
         clock.advance(wait_ms / 1_000)
-        bucket = buckets.setdefault(subject if per_caller else "all", Bucket(config.interval_ns, burst))
+        bucket = kept.setdefault(subject if per_caller else "all", Bucket(config.rate.interval_ns, burst))
         assert (let_in(limit, subject) == 0) is bucket.take(clock.monotonic_ns())
 
 
 def test_who_waits_as_long_as_told_is_let_in_and_a_moment_earlier_is_not() -> None:
     clock = ManualClock()
-    limit = RateLimit("counter", clock, RateLimitConfig(10, 2, per_caller=False))
+    limit = RateLimit("counter", clock, RateLimitConfig(Rate(10, 2), per_caller=False))
     assert [let_in(limit), let_in(limit)] == [0, 0]
     assert let_in(limit) == 100
     clock.advance(0.099)
@@ -79,7 +80,7 @@ def test_who_waits_as_long_as_told_is_let_in_and_a_moment_earlier_is_not() -> No
 
 def test_a_refused_message_takes_nothing() -> None:
     clock = ManualClock()
-    limit = RateLimit("counter", clock, RateLimitConfig(1, 1, per_caller=False))
+    limit = RateLimit("counter", clock, RateLimitConfig(Rate(1, 1), per_caller=False))
     assert let_in(limit) == 0
     for _ in range(20):
         assert let_in(limit) == 1_000
@@ -88,15 +89,15 @@ def test_a_refused_message_takes_nothing() -> None:
 
 
 def test_one_caller_does_not_use_up_anothers() -> None:
-    limit = RateLimit("counter", ManualClock(), RateLimitConfig(1, 1, per_caller=True))
+    limit = RateLimit("counter", ManualClock(), RateLimitConfig(Rate(1, 1), per_caller=True))
     assert [let_in(limit, "ada"), let_in(limit, "bob"), let_in(limit)] == [0, 0, 0]
     assert all(let_in(limit, subject) for subject in ("ada", "bob", None))
 
 
 def test_no_number_of_callers_takes_more_memory_or_gets_around_the_limit() -> None:
     clock = ManualClock()
-    limit = RateLimit("counter", clock, RateLimitConfig(1, 1, per_caller=True))
-    callers_max = rate_limit.CALLERS_MAX
+    limit = RateLimit("counter", clock, RateLimitConfig(Rate(1, 1), per_caller=True))
+    callers_max = buckets.KEYS_MAX
     for number in range(callers_max):
         assert let_in(limit, f"c-{number}") == 0
     # One more bucket for all the others together.
@@ -111,8 +112,8 @@ def test_no_number_of_callers_takes_more_memory_or_gets_around_the_limit() -> No
 
 def test_one_caller_who_goes_on_does_not_keep_the_others_buckets_in_memory() -> None:
     clock = ManualClock()
-    limit = RateLimit("counter", clock, RateLimitConfig(1, 2, per_caller=True))
-    for number in range(rate_limit.CALLERS_MAX):
+    limit = RateLimit("counter", clock, RateLimitConfig(Rate(1, 2), per_caller=True))
+    for number in range(buckets.KEYS_MAX):
         let_in(limit, f"c-{number}")
     clock.advance(0.9)
     assert let_in(limit, "c-0") == 0
@@ -142,6 +143,7 @@ def test_a_configuration_that_is_wrong_is_refused_with_a_remedy(config: dict[str
 
 def test_the_burst_is_a_second_s_worth_unless_told() -> None:
     parse = RateLimitType().parse
-    assert parse({"messages_per_second": 20}) == RateLimitConfig(20.0, 20, per_caller=False)
-    assert parse({"messages_per_second": 0.1}).burst == 1
-    assert parse({"messages_per_second": 1, "burst": 7, "per": "caller"}) == RateLimitConfig(1.0, 7, per_caller=True)
+    assert parse({"messages_per_second": 20}) == RateLimitConfig(Rate(20.0, 20), per_caller=False)
+    assert parse({"messages_per_second": 0.1}).rate.burst == 1
+    per_caller = parse({"messages_per_second": 1, "burst": 7, "per": "caller"})
+    assert per_caller == RateLimitConfig(Rate(1.0, 7), per_caller=True)

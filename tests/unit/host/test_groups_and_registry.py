@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from plexspaces_runtime.actors.actor import Actor
+from plexspaces_runtime.actors.capabilities import Grants, Layer
 from plexspaces_runtime.actors.envelope import Envelope
 from plexspaces_runtime.actors.facets import Facet, Facets
 from plexspaces_runtime.actors.guest import Ok
@@ -25,6 +26,10 @@ def find(actor_type: str = "", capability: str = "", label: str = "", limit: int
 
 def label(name: str, value: str) -> Any:
     return call("registry", "set-label", name, value)
+
+
+def granted(*entries: str) -> Grants:
+    return Grants(frozenset({Layer.of("of somebody", entries)}))
 
 
 async def found(bench: Bench, **query: Any) -> list[str]:
@@ -97,8 +102,8 @@ async def test_the_name_of_a_group_has_a_length(name: str, fits: bool) -> None:
 async def test_actors_are_found_by_all_that_is_asked_for() -> None:
     bench = Bench()
     await bench.puppet("a", labels={"tier": "gold"})
-    await bench.puppet("w/1", capabilities=frozenset({"messaging", "registry"}))
-    await bench.puppet("w/2", capabilities=frozenset({"messaging"}), labels={"tier": "silver", "zone": "eu"})
+    await bench.puppet("w/1", capabilities=granted("messaging", "registry"))
+    await bench.puppet("w/2", capabilities=granted("messaging"), labels={"tier": "silver", "zone": "eu"})
     assert await found(bench) == ["a", "w/1", "w/2"]
     assert await found(bench, actor_type="w") == ["w/1", "w/2"]
     assert await found(bench, capability="registry") == ["a", "w/1"]

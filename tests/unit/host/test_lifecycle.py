@@ -9,6 +9,7 @@ import pytest
 
 from plexspaces_runtime.actors import exits
 from plexspaces_runtime.actors.actor import Actor
+from plexspaces_runtime.actors.capabilities import Grants, Layer
 from plexspaces_runtime.actors.guest import Err, Ok
 from plexspaces_runtime.errors import ActorExited
 from plexspaces_runtime.scope import Address, Scope
@@ -564,7 +565,7 @@ async def test_a_child_that_is_made_after_its_parent_died_ends_before_it_begins(
 async def test_a_new_actor_is_offered_its_parents_capabilities_at_most() -> None:
     bench = Bench()
     bench.types["worker"] = Puppet()
-    granted = frozenset({"lifecycle", "messaging"})
+    granted = Grants(frozenset({Layer.of("of a", {"spawn", "messaging"})}))
     await bench.puppet("a", capabilities=granted)
     await bench.do("a", spawn("worker", "1"))
     assert bench.actors["worker/1"].spec.capabilities == granted

@@ -21,7 +21,7 @@ from plexspaces_runtime.errors import (
     LimitExceeded,
 )
 from plexspaces_runtime.events import FiberOffloaded, GuestLogged, GuestLogTruncated, MessageExpired
-from plexspaces_runtime.scope import Address
+from plexspaces_runtime.scope import Address, Scope
 from tests.unit.scripted import BURN, SCOPE, Bench, call, returns
 
 
@@ -628,3 +628,47 @@ async def test_a_thousand_askers_are_answered_in_order() -> None:
     actor = await bench.start("popular", handle=handle)
     replies = await asyncio.gather(*(bench.post(actor, payload=str(n)) for n in range(1_000)))
     assert replies == order == [str(n) for n in range(1_000)]
+
+
+async def test_turns_are_short_while_several_tenants_are_at_work_and_only_then() -> None:
+    bench = Bench()
+    others = Scope("other", "default")
+    mine = await bench.start("mine", handle=echo)
+    for _ in range(3):
+        await bench.post(mine)
+        await bench.ask_directly(mine)
+    assert not bench.ticker.shared
+    theirs = await bench.start("theirs", scope=others, handle=echo)
+    assert bench.ticker.shared
+    # The first turn after a second of one tenant's alone.
+    bench.scheduler._shared_until_ns = bench.clock.monotonic_ns()
+    await bench.post(theirs)
+    assert not bench.ticker.shared
+    await bench.post(theirs)
+    assert not bench.ticker.shared
+    await asyncio.gather(bench.ask_directly(mine), bench.ask_directly(theirs))
+    assert bench.ticker.shared
+
+
+async def test_a_tenant_with_many_ready_actors_is_one_tenant() -> None:
+    """Another's message comes after one turn of theirs, however many of them are ready."""
+    bench = Bench(offload_after_slices=1_000_000)
+    turns: list[str] = []
+
+    def burner(*_: str) -> Any:
+        for _turn in range(5):
+            turns.append("many")
+            yield BURN
+        return "done"
+
+    def quick(*_: str) -> Any:
+        turns.append("few")
+        return "done"
+        yield
+
+    many = [await bench.start(f"burner-{number}", handle=burner) for number in range(10)]
+    few = await bench.start("quick", scope=Scope("other", "default"), handle=quick)
+    answers = [bench.post(each) for each in many]
+    await asyncio.gather(bench.post(few), *answers)
+    assert turns.index("few") <= 2
+    assert turns.count("many") == 50

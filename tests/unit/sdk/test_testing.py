@@ -203,7 +203,7 @@ def test_lenient_types_ignore_unknown_arguments_and_log_them() -> None:
 
 @actor
 class Guarded:
-    @handler("wipe", roles=["admin", "owner"])
+    @handler("wipe", roles=["admin", "owner", "scope:guarded:wipe"])
     def wipe(self) -> str:
         return "wiped"
 
@@ -220,10 +220,15 @@ class Guarded:
 def test_roles_come_from_the_callers_token() -> None:
     node = TestNode()
     node.spawn(Guarded)
-    with pytest.raises(HostError) as caught:
+    with pytest.raises(host.PermissionDenied) as caught:
         node.ask("guarded", "wipe", roles=["user"])
-    assert caught.value.details["reason"] == "permission-denied"
+    assert caught.value.details["roles"] == ["admin", "owner"]
+    with pytest.raises(host.PermissionDenied):
+        node.tell("guarded", "wipe", roles=["user"])
     assert node.ask("guarded", "wipe", roles=["user", "owner"]) == "wiped"
+    with pytest.raises(host.PermissionDenied):
+        node.ask("guarded", "wipe", roles=["guarded:wipe"])
+    assert node.ask("guarded", "wipe", scopes=["guarded:wipe"]) == "wiped"
     assert node.ask("guarded", "who", subject="ann", roles=["b", "a"], session="s") == [
         "",
         "guarded",
@@ -558,7 +563,7 @@ def test_key_values() -> None:
 def test_the_outside_world_is_the_tests() -> None:
     node = TestNode()
     services = node.spawn(Services)
-    node.answer("llm", lambda method, path, headers, body: (201, {"echo": [method, path, headers, body]}))
+    node.http("llm", lambda got: (201, {"echo": [got.method, got.path, got.headers, got.text]}))
     text = "(lambda r: [r.status, r.ok, r.json()])(host.http_fetch('llm', 'post', '/v1', {'a': 1}))"
     assert services.ask("run", code=text) == [
         201,

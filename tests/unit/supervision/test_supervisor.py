@@ -13,6 +13,7 @@ import pytest
 
 from plexspaces_runtime.actors import exits
 from plexspaces_runtime.actors.actor import Actor, ActorSpec
+from plexspaces_runtime.actors.capabilities import EVERYTHING, Grants
 from plexspaces_runtime.actors.envelope import Outcome
 from plexspaces_runtime.actors.exits import Exit
 from plexspaces_runtime.actors.facets import Facets
@@ -68,7 +69,7 @@ class Grove:
 
     # What the shell asks of a deployment.
 
-    def spec(self, worker: Worker, capabilities: frozenset[str] | None) -> ActorSpec:
+    def spec(self, worker: Worker, capabilities: Grants | None) -> ActorSpec:
         name = worker.address.text
 
         def init(*_arguments: Any) -> Generator[Any, Any, Any]:
@@ -90,7 +91,7 @@ class Grove:
             new_guest=lambda: ScriptedGuest(table),
             component_hash="0" * 64,
             limits=self.bench.limits,
-            capabilities=capabilities,
+            capabilities=capabilities or EVERYTHING,
         )
 
     def facets(self, worker: Worker) -> Facets | None:

@@ -13,7 +13,7 @@ import click
 
 from ..arguments import ArgumentError, parse_arguments
 from ..client import NodeClient
-from ..output import Cell, count_text, json_option, json_wanted, show_json, show_table, state_cell
+from ..output import Cell, count_text, json_option, json_wanted, printable, show_json, show_table, state_cell
 from .apps import application_path
 from .deploy import operations
 
@@ -141,7 +141,7 @@ def info(actor: str, namespace: str, tenant: str | None) -> None:
         return
     shown = {name: value for name, value in answer.items() if name != "handlers"}
     for name, value in {**shown, "operations": operations(answer)}.items():
-        click.echo(f"{_HEADINGS.get(name, name.replace('_', ' ')):<20} {_plain(name, value)}")
+        click.echo(printable(f"{_HEADINGS.get(name, name.replace('_', ' ')):<20} {_plain(name, value)}"))
 
 
 @click.command()

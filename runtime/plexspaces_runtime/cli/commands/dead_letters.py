@@ -96,21 +96,22 @@ def _each(
     if source is not None and not everything:
         raise click.UsageError("--source goes with --all: an ID says all there is to say")
     client, changed = NodeClient(), 0
-    # Found before anything is done: one that dies again meanwhile is not tried again and again.
-    for each in ids or [str(letter["id"]) for letter in _letters(client, namespace, source)]:
-        try:
-            client.call(method, f"{_PATH}/{quote(each, safe='')}{suffix}", query={"namespace": namespace})
-        except CommandError as error:
-            if everything and error.code == "not-found":
-                # Somebody else was faster.
-                continue
-            before = f" ({count_text(changed, 'dead letter')} {done} before)" if changed else ""
-            raise CommandError(
-                error.message + before, error.hint, error.status, error.code, {**error.details, done: changed}
-            ) from None
-        changed += 1
-        if ids and not json_wanted():
-            click.echo(f"{done} {each}")
+    with client.together():
+        # Found before anything is done: one that dies again meanwhile is not tried again and again.
+        for each in ids or [str(letter["id"]) for letter in _letters(client, namespace, source)]:
+            try:
+                client.call(method, f"{_PATH}/{quote(each, safe='')}{suffix}", query={"namespace": namespace})
+            except CommandError as error:
+                if everything and error.code == "not-found":
+                    # Somebody else was faster.
+                    continue
+                before = f" ({count_text(changed, 'dead letter')} {done} before)" if changed else ""
+                raise CommandError(
+                    error.message + before, error.hint, error.status, error.code, {**error.details, done: changed}
+                ) from None
+            changed += 1
+            if ids and not json_wanted():
+                click.echo(f"{done} {each}")
     if json_wanted():
         show_json({done: changed})
     elif everything:

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ..client import NodeClient
-from ..output import CommandError, bytes_text, count_text, json_option, json_wanted, phases, show_json
+from ..output import CommandError, bytes_text, count_text, json_option, json_wanted, phases, printable, show_json
 from .apps import application_path
 
 
@@ -24,6 +24,7 @@ from .apps import application_path
 )
 @click.option("--config", "config_text", help="The type's configuration: a JSON object, or @file.")
 @click.option("--check", is_flag=True, help="Only try it against what durable actors have recorded.")
+@click.option("--observe", is_flag=True, help="Keep what it uses from now on; see plexspaces grants.")
 @click.option("--dry-run", is_flag=True, help="Only check app-config.toml; nothing is built or sent.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option
@@ -35,6 +36,7 @@ def deploy(
     namespace: str,
     config_text: str | None,
     check: bool,
+    observe: bool,
     dry_run: bool,
     quiet: bool,
 ) -> None:
@@ -46,14 +48,19 @@ def deploy(
     With --check nothing is deployed: on throw-away instances the durable actors of the type are made again from their
     checkpoints and are given the messages they handled since, with the recorded results. The exit status is 1 if one
     comes to something else than was recorded.
+
+    With --observe the node keeps in memory which capabilities the actors use from then on, under their present grants;
+    plexspaces grants TYPE prints the smallest list for it.
     """
+    if observe and (check or dry_run):
+        raise click.UsageError("--observe is for what is deployed, and --check and --dry-run deploy nothing")
     if source.suffix == ".toml":
         for name in ("actor_type", "namespace", "config_text"):
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--type, --namespace and --config are for one actor type; {source} says it all")
         if check and dry_run:
             raise click.UsageError("--dry-run sends nothing, and --check asks the node: say one of them")
-        _deploy_application(source, check, dry_run, quiet)
+        _deploy_application(source, check, observe, dry_run, quiet)
         return
     if dry_run:
         raise click.UsageError("--dry-run checks app-config.toml; for an actor's source there is plexspaces build")
@@ -68,19 +75,24 @@ def deploy(
     if check:
         _show_checked([_checked(NodeClient(), form, wasm, quiet)])
         return
+    client = NodeClient()
+    if observe:
+        begin_to_observe(client, namespace, [name])
     with phases(quiet) as begin:
         begin("deploy", f"{name}, {bytes_text(len(wasm))}")
         files = {"wasm": (f"{name}.wasm", wasm, "application/wasm")}
-        answer = NodeClient().call("POST", "/api/v1/deploy", form=form, files=files)
+        answer = client.call("POST", "/api/v1/deploy", form=form, files=files)
     if json_wanted():
         show_json(answer)
     elif not quiet:
         version = answer.get("version")
         click.echo(f"deployed {namespace}/{name}" + (f", version {version}" if version else ""))
+        for line in news_lines(answer.get("capabilities")):
+            click.echo(f"  {line}")
         if names := operations(answer):
             elsewhere = "" if namespace == "default" else f" -n {namespace}"
-            click.echo(f"  operations: {', '.join(names)}")
-            click.echo(f"  try: plexspaces ask {name} {names[0]}{elsewhere}")
+            click.echo(printable(f"  operations: {', '.join(names)}"))
+            click.echo(printable(f"  try: plexspaces ask {name} {names[0]}{elsewhere}"))
 
 
 def _checked(client: NodeClient, form: dict[str, str], wasm: bytes, quiet: bool) -> dict[str, Any]:
@@ -111,7 +123,7 @@ def _show_checked(reports: list[dict[str, Any]]) -> None:
                 click.echo(f"  {count_text(report['left_out'], 'actor')} were not tried")
             for each in report["diverged"]:
                 where = f", message {each['message_id']} ({each['op']})" if each["message_id"] else ""
-                click.echo(f"  {each['actor']}{where}: {each['problem']}")
+                click.echo(printable(f"  {each['actor']}{where}: {each['problem']}"))
     if diverged:
         raise CommandError(
             f"{count_text(len(diverged), 'actor')} could not be made again as recorded; nothing was deployed",
@@ -133,7 +145,7 @@ def _check_application(application: Any, components: dict[str, bytes], quiet: bo
     _show_checked(reports)
 
 
-def _deploy_application(file: Path, check: bool, dry_run: bool, quiet: bool) -> None:
+def _deploy_application(file: Path, check: bool, observe: bool, dry_run: bool, quiet: bool) -> None:
     from ..applications import load_components, read_application, send_application
     from .build import build_with_phases
 
@@ -148,9 +160,12 @@ def _deploy_application(file: Path, check: bool, dry_run: bool, quiet: bool) -> 
     if check:
         _check_application(application, components, quiet)
         return
+    client = NodeClient()
+    if observe:
+        begin_to_observe(client, application.config.namespace, [child.name for child in application.config.actors()])
     with phases(quiet) as begin:
         begin("deploy", f"{application.config.name}, {bytes_text(sum(map(len, components.values())))}")
-        answer = send_application(NodeClient(), application, components)
+        answer = send_application(client, application, components)
     if json_wanted():
         show_json(answer)
     elif not quiet:
@@ -165,7 +180,29 @@ def show_deployed(status: Any, *, err: bool = False) -> None:
         click.echo(f"  {change}", err=err)
     if not status["changes"]:
         click.echo("  nothing differed", err=err)
+    for actor_type, news in status.get("capabilities", {}).items():
+        for line in news_lines(news):
+            click.echo(f"  {actor_type}: {line}", err=err)
     click.echo(f"  try: plexspaces tree {status['name']}", err=err)
+
+
+def news_lines(news: Any) -> list[str]:
+    """What a version may newly do or asks for, for people."""
+    if not isinstance(news, dict):
+        return []
+    told = (
+        ("newly_imports", "this version newly imports: {}"),
+        ("newly_granted", "newly granted: {}"),
+        ("no_longer_granted", "no longer granted: {}"),
+        ("not_granted", "asks for {} but is not granted it"),
+    )
+    return [text.format(", ".join(news[key])) for key, text in told if news.get(key)]
+
+
+def begin_to_observe(client: NodeClient, namespace: str, actor_types: list[str]) -> None:
+    """Let the node keep what these types use, from their first instruction on."""
+    for actor_type in actor_types:
+        client.call("PUT", f"/api/v1/grants/{quote(namespace, safe='')}/{quote(actor_type, safe='')}/observe")
 
 
 @click.command()

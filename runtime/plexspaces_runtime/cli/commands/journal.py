@@ -22,6 +22,7 @@ from ..output import (
     json_option,
     json_wanted,
     on_terminal,
+    printable,
     show_json,
     show_table,
 )
@@ -174,14 +175,14 @@ def recover(actor: str, namespace: str, remaining: str, accept_state: bool) -> N
         return
     click.echo(f"{actor} is back at checkpoint {done['checkpoint']}; entry {done['recorded']} says so")
     if done["damage"]:
-        click.echo(f"  the journal was damaged: {done['damage']}")
+        click.echo(printable(f"  the journal was damaged: {done['damage']}"))
     if done["set_aside"]:
         numbers = ", ".join(map(str, done["set_aside"][:10])) + (" ..." if len(done["set_aside"]) > 10 else "")
         click.echo(f"  set aside, in the table journal_aside of the node's database: entry {numbers}")
     for each in done["redelivered"]:
-        click.echo(f"  is delivered again: {each['op']} ({each['id']}); {each['end']}")
+        click.echo(printable(f"  is delivered again: {each['op']} ({each['id']}); {each['end']}"))
     for each in done["dead_letters"]:
-        click.echo(f"  is dead letter {each['dead_letter']}: {each['op']} ({each['id']}); {each['end']}")
+        click.echo(printable(f"  is dead letter {each['dead_letter']}: {each['op']} ({each['id']}); {each['end']}"))
     if not done["redelivered"] and not done["dead_letters"]:
         click.echo("  no message had been recorded after it")
     if done["started"]:
@@ -295,9 +296,10 @@ def _told_lines(told: dict[str, Any]) -> Iterator[str]:
 def _message_lines(told: dict[str, Any]) -> Iterator[str]:
     numbers = str(told["first"]) if told["first"] == told["last"] else f"{told['first']}-{told['last']}"
     yield f"#{numbers:<6} {_time(told['at_ms'])}  {told['op'] or told['kind']} {_json(told['payload'])}"
-    whence = told["sender"] or (f"outside, by {told['subject']}" if told["subject"] else "outside")
+    whence = (told["sender"] or "outside") + (f", by {told['subject']}" if told["subject"] else "")
+    cause = f", caused by {told['cause']}" if told["cause"] else ""
     attempt = f", attempt {told['attempt']}" if told["attempt"] > 1 else ""
-    yield f"          {'told' if told['kept'] else 'asked'} from {whence}{attempt}; message {told['id']}"
+    yield f"          {'told' if told['kept'] else 'asked'} from {whence}{attempt}; message {told['id']}{cause}"
     if told["reused"]:
         yield f"          the first {told['reused']} results are those of the attempt before"
     for call in told["calls"]:

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import config as configuration
-from ...config import NodeConfig
-from ...errors import PlexSpacesError
+from ...config import HARDENING, NodeConfig
+from ...errors import PlexSpacesError, Unavailable
+from ...isolation import harden as hardening
 from ..applications import Application, load_components, read_application, send_application
-from ..client import NodeClient, Target
+from ..client import NodeClient, Target, find_trust
 from ..exits import Exit
 from ..output import CommandError, as_command_error, show_finding
 from .deploy import show_deployed
@@ -41,9 +42,22 @@ if TYPE_CHECKING:
 @click.argument("app_config", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--host", help="Address to listen on [default: 127.0.0.1].")
 @click.option("--port", type=int, help="Port to listen on, 0 for any [default: 8080].")
+@click.option("--grpc-port", type=int, help="Port of the gRPC door, 0 for any [default: 9090; any where --port is 0].")
+@click.option(
+    "--insecure-plaintext",
+    is_flag=True,
+    default=None,
+    help="Listen beyond this machine without TLS, for example behind a proxy that does it.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where keys and stores are kept.")
 @click.option("--grace-s", type=float, help="Seconds that running messages may take at the end [default: 10].")
 @click.option("--tenant", help="The tenant of the local token [default: default].")
+@click.option(
+    "--egress-permit",
+    multiple=True,
+    metavar="RANGE",
+    help="Addresses that are not public and that links may lead to, such as 127.0.0.0/8; may be repeated.",
+)
 @click.option(
     "-c",
     "--config",
@@ -66,18 +80,29 @@ if TYPE_CHECKING:
     envvar="PLEXSPACES_LOG_FORMAT",
     help="Lines for a person or for a machine; auto is text on a terminal [default: auto].",
 )
+@click.option(
+    "--harden",
+    is_flag=False,
+    flag_value="on",
+    type=click.Choice(HARDENING),
+    help="Give up what a node does not need; strict: or do not start [default: off].",
+)
 @click.option("--deploy", "deployments", multiple=True, metavar="FILE[=TYPE]", help="Deploy this at the start.")
 @click.option("--example", is_flag=True, help="Deploy the example application (a counter) at the start.")
 def serve(
     app_config: Path | None,
     host: str | None,
     port: int | None,
+    grpc_port: int | None,
+    insecure_plaintext: bool | None,
     data_dir: Path | None,
     grace_s: float | None,
     tenant: str | None,
+    egress_permit: tuple[str, ...],
     config_file: Path | None,
     log_level: str,
     log_format: str,
+    harden: str | None,
     deployments: tuple[str, ...],
     example: bool,
 ) -> int:
@@ -85,8 +110,21 @@ def serve(
 
     SIGTERM and SIGINT (Ctrl-C) stop it gracefully: running messages are finished first.  A second one stops it at once.
     """
-    flags = {"host": host, "port": port, "data_dir": data_dir, "grace_s": grace_s, "tenant": tenant}
+    flags = {
+        "host": host,
+        "port": port,
+        "grpc_port": grpc_port,
+        "insecure_plaintext": insecure_plaintext,
+        "data_dir": data_dir,
+        "grace_s": grace_s,
+        "tenant": tenant,
+        "egress_permit": egress_permit or None,
+        "harden": harden,
+    }
     config = configuration.load(config_file, os.environ, flags)
+    # What is started from here, a compiler for instance, has no use for the keys.
+    for name in ("PLEXSPACES_SECRETS_KEY", "PLEXSPACES_SECRETS_PREVIOUS_KEY"):
+        os.environ.pop(name, None)
     wanted = [_deployment(text) for text in deployments]
     application = None if app_config is None else read_application(app_config)
     import uvloop
@@ -97,8 +135,11 @@ def serve(
         sys.stderr, json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()), level=log_level
     )
     with _sole_use_of(config.data_dir), contextlib.ExitStack() as stack:
+        if config.harden != "off":
+            hardening.make_directories(config)
         if example:
             wanted.insert(0, (stack.enter_context(_example_source()), "counter"))
+        _harden(config, [*(source for source, _ in wanted), *([] if app_config is None else [app_config])])
         try:
             uvloop.run(_serve(config, wanted, application, example))
         except OSError as error:
@@ -106,12 +147,27 @@ def serve(
     return int(Exit.OK)
 
 
+def _harden(config: NodeConfig, sources: list[Path]) -> None:
+    """Give up what the node does not need.  What it is to build is beside the files that are named."""
+    if config.harden == "off":
+        return
+    strict = config.harden == "strict"
+    folders = [(each if each.is_dir() else each.parent).resolve() for each in sources]
+    wanted = hardening.plan(config, folders, strict=strict)
+    try:
+        missing = hardening.apply(wanted, strict=strict)
+    except Unavailable as error:
+        raise CommandError(error.message, "plexspaces serve --harden=on, to do without") from error
+    for each in missing:
+        click.echo(f"warning: less hardened than it could be: {each}", err=True)
+
+
 async def _serve(
     config: NodeConfig, wanted: list[tuple[Path, str]], application: Application | None, example: bool
 ) -> None:
     from ...logs import log_events
     from ...node import Node
-    from ..serving import make_server
+    from ..serving import make_doors
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -131,20 +187,26 @@ async def _serve(
     log_events(node.events)
     await node.start()
     try:
-        server, token_file = make_server(node, config)
-        await server.start()
+        doors = make_doors(node, config)
+        token_file = doors.token_file
         try:
-            url = _url(config.host, server.port)
-            with _announced(config.data_dir, url):
+            await doors.start()
+            if doors.tls is not None:
+                loop.add_signal_handler(signal.SIGHUP, functools.partial(doors.tls.refresh, at_once=True))
+            url = _url(config.host, doors.http.port, "http" if doors.tls is None else "https")
+            grpc_at = "" if doors.grpc is None else _url(config.host, doors.grpc.port, "").removeprefix("://")
+            with _announced(config, url, grpc_at):
                 # Of what is deployed at the start, what to try is said once it is there.
                 hints = "" if example or application is not None else _HINTS.format(path=_path_hint())
-                _banner(url, config, token_file, hints)
+                _banner(url, grpc_at, config, token_file, hints)
                 async with asyncio.TaskGroup() as tasks:
-                    deploying = tasks.create_task(_deploy_all(node, url, token_file, wanted, application, example))
+                    deploying = tasks.create_task(
+                        _deploy_all(node, url, config, token_file, wanted, application, example)
+                    )
                     await stop.wait()
                     deploying.cancel()
         finally:
-            await server.stop(config.grace_s)
+            await doors.stop(config.grace_s)
     finally:
         await node.stop(grace_s=config.grace_s)
     click.echo("stopped", err=True)
@@ -153,6 +215,7 @@ async def _serve(
 async def _deploy_all(
     node: Node,
     url: str,
+    config: NodeConfig,
     token_file: Path,
     wanted: list[tuple[Path, str]],
     application: Application | None,
@@ -162,7 +225,7 @@ async def _deploy_all(
     from ...scope import Scope
     from ...stores.deployments import APPLICATION
 
-    target = await asyncio.to_thread(_local_target, url, token_file)
+    target = await asyncio.to_thread(_local_target, url, config, token_file)
     failed = False
     steps: list[Callable[[], None]] = [functools.partial(_deploy_one, target, *each) for each in wanted]
     if application is not None:
@@ -175,8 +238,12 @@ async def _deploy_all(
         except (PlexSpacesError, CommandError) as error:
             (as_command_error(error) if isinstance(error, PlexSpacesError) else error).show()
             failed = True
+    talks = application is not None and any(each.role == "agent" for each in application.config.actors())
     if example and not failed:
-        click.echo(_EXAMPLE.format(url=url, tenant=target.tenant, path=_path_hint()), err=True)
+        chat = _CHAT if talks else ""
+        click.echo(_EXAMPLE.format(url=url, tenant=target.tenant, path=_path_hint(), chat=chat), err=True)
+    elif talks and not failed:
+        click.echo(_TALKS.format(path=_path_hint(), chat=_CHAT), err=True)
 
 
 def _deploy_application(target: Target, application: Application, present: Record | None) -> None:
@@ -200,8 +267,9 @@ def _build(name: str, source: Path, output: Path) -> None:
         show_finding(finding)
 
 
-def _local_target(url: str, token_file: Path) -> Target:
-    return Target(url, token_file.read_text(encoding="utf-8").strip(), str(token_file))
+def _local_target(url: str, config: NodeConfig, token_file: Path) -> Target:
+    token = token_file.read_text(encoding="utf-8").strip()
+    return Target(url, token, str(token_file), find_trust(os.environ, config.tls.cert_file))
 
 
 def _deploy_one(target: Target, source: Path, actor_type: str) -> None:
@@ -267,28 +335,37 @@ def _sole_use_of(data_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _announced(data_dir: Path, url: str) -> Iterator[None]:
+def _announced(config: NodeConfig, url: str, grpc_at: str) -> Iterator[None]:
     """While the node runs, the other commands find it through its data directory."""
     from ...build.cache import write_atomically
 
-    file = data_dir / "node.json"
-    write_atomically(file, json.dumps({"url": url, "pid": os.getpid()}).encode(), durable=False)
+    file = config.data_dir / "node.json"
+    said: dict[str, Any] = {"url": url, "pid": os.getpid()}
+    if grpc_at:
+        said["grpc"] = grpc_at
+    if config.tls.cert_file is not None:
+        said["cert_file"] = str(config.tls.cert_file.absolute())
+    write_atomically(file, json.dumps(said).encode(), durable=False)
     try:
         yield
     finally:
         file.unlink(missing_ok=True)
 
 
-def _url(host: str, port: int) -> str:
+def _url(host: str, port: int, scheme: str) -> str:
     # The wildcard addresses mean every interface; nobody can connect to them by that name everywhere.
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
     if ":" in reachable and not reachable.startswith("["):
         reachable = f"[{reachable}]"
-    return f"http://{reachable}:{port}"
+    return f"{scheme}://{reachable}:{port}"
 
 
 def _cannot_listen(error: OSError, config: NodeConfig) -> Exception:
     match error.errno:
+        case errno.EADDRINUSE if error.filename == "grpc_port":
+            return CommandError(
+                f"port {config.grpc_port} of {config.host}, for gRPC, is taken", "plexspaces serve --grpc-port PORT"
+            )
         case errno.EADDRINUSE:
             return CommandError(f"port {config.port} of {config.host} is taken", "plexspaces serve --port PORT")
         case errno.EACCES:
@@ -301,7 +378,7 @@ def _cannot_listen(error: OSError, config: NodeConfig) -> Exception:
 
 _BANNER = """\
 {title}
-  listening on  {url}
+  listening on  {url}{grpc}
   data          {data}
   token         {token}    (plexspaces token)
 {hints}
@@ -319,7 +396,16 @@ _EXAMPLE = """
 the example is ready; try, in another terminal:{path}
     plexspaces ask counter increment amount=5
     curl "{url}/api/v1/actors/{tenant}/default/counter" -H "Authorization: Bearer $(plexspaces token)"
-    plexspaces ps
+    plexspaces ps{chat}
+"""
+
+_TALKS = """
+try, in another terminal:{path}{chat}
+"""
+
+_CHAT = """
+    plexspaces chat
+    plexspaces chat --web\
 """
 
 
@@ -331,9 +417,12 @@ def _path_hint() -> str:
     return f'\n    export PATH="{command.parent}:$PATH"'
 
 
-def _banner(url: str, config: NodeConfig, token_file: Path, hints: str) -> None:
+def _banner(url: str, grpc_at: str, config: NodeConfig, token_file: Path, hints: str) -> None:
     title = click.style("PlexSpaces node", bold=True)
-    click.echo(_BANNER.format(title=title, url=url, data=config.data_dir, token=token_file, hints=hints), err=True)
+    grpc = f"\n  gRPC on       {grpc_at}" if grpc_at else ""
+    click.echo(
+        _BANNER.format(title=title, url=url, grpc=grpc, data=config.data_dir, token=token_file, hints=hints), err=True
+    )
 
 
 __all__: list[Any] = ["serve"]

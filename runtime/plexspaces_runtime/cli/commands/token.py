@@ -26,22 +26,31 @@ def duration_s(text: str) -> int:
 @click.option("--tenant", help="Make a token for this tenant.")
 @click.option("--subject", help="Make a token for this person or program.")
 @click.option("--role", "roles", multiple=True, help="Make a token with this role; may be given several times.")
+@click.option("--scope", "scopes", multiple=True, help="Make a token with this scope; may be given several times.")
 @click.option(
     "--ttl", "ttl_s", type=duration_s, metavar="DURATION", help="Make a token that holds so long: 90s, 30m, 12h, 7d."
 )
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="The node's data directory.")
 @json_option
 def token(
-    tenant: str | None, subject: str | None, roles: tuple[str, ...], ttl_s: int | None, data_dir: Path | None
+    tenant: str | None,
+    subject: str | None,
+    roles: tuple[str, ...],
+    scopes: tuple[str, ...],
+    ttl_s: int | None,
+    data_dir: Path | None,
 ) -> None:
-    """Print the local token.  With any of the options, print a new one, signed with the local node's key."""
+    """Print the local token.  With any of the options, print a new one, signed with the local node's key.
+
+    A token without one of the roles viewer, operator, deployer and admin may send messages, and little else.
+    """
     folder = data_dir or default_data_dir()
-    if tenant is None and subject is None and not roles and ttl_s is None:
+    if tenant is None and subject is None and not roles and not scopes and ttl_s is None:
         text = _local(folder)
     else:
         from ..serving import mint
 
-        text = mint(_existing(folder), tenant=tenant, subject=subject, roles=roles, ttl_s=ttl_s)
+        text = mint(_existing(folder), tenant=tenant, subject=subject, roles=roles, ttl_s=ttl_s, scopes=scopes)
     if json_wanted():
         show_json({"token": text})
     else:

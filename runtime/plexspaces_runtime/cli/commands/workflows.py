@@ -14,7 +14,7 @@ import click
 
 from ..arguments import ArgumentError, parse_arguments
 from ..client import NodeClient
-from ..output import Cell, json_option, json_wanted, show_json, show_table, state_cell
+from ..output import Cell, json_option, json_wanted, printable, show_json, show_table, state_cell
 
 _PATH = "/api/v1/workflows"
 _PROMISES = "/api/v1/promises"
@@ -150,7 +150,7 @@ def cancel(workflow: str, reason: str, namespace: str) -> None:
     if json_wanted():
         show_json(answer)
     else:
-        click.echo(f"cancelling {workflow}: {answer['cancel_reason']}")
+        click.echo(printable(f"cancelling {workflow}: {answer['cancel_reason']}"))
 
 
 @workflows.command()
@@ -247,7 +247,7 @@ def _show(run: dict[str, Any]) -> None:
         if value in ("", None, 0) and name != "steps_done":
             continue
         text = _time(value) if name in _TIMES else value if isinstance(value, str) else json.dumps(value)
-        click.echo(f"{name.removesuffix('_ms').replace('_', ' '):<20} {text}")
+        click.echo(printable(f"{name.removesuffix('_ms').replace('_', ' '):<20} {text}"))
 
 
 def _parsed(words: tuple[str, ...]) -> dict[str, Any]:

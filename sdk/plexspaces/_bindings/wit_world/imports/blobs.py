@@ -25,31 +25,44 @@ class BlobInfo:
 
 def put(name: str, base64: str, content_type: str) -> BlobInfo:
     """
+    Store, or replace.  Errors: `invalid-argument` (not base64, a name that is none), `limit-exceeded`.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def get(name: str) -> Optional[str]:
     """
+    The whole blob; `none` when there is none, `limit-exceeded` when it is larger than one part.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def get_range(name: str, offset: int, length: int) -> Optional[str]:
     """
+    `length` bytes from `offset` on, fewer at the end; at most one part.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def stat(name: str) -> Optional[BlobInfo]:
     """
+    What is known of it without its bytes.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def delete(name: str) -> bool:
     """
+    True when there was something to delete.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def list_blobs(prefix: str, cursor: str, limit: int) -> List[BlobInfo]:
     """
+    Blobs whose names begin with `prefix`, in order, after the name `cursor` ("": from the first).
+    `limit`: 0 takes 100, the most is 1,000.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError

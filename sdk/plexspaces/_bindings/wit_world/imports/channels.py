@@ -80,6 +80,8 @@ def subscribe(channel: str, op: str) -> str:
     raise NotImplementedError
 def unsubscribe(subscription_id: str) -> bool:
     """
+    True when there was such a subscription of the caller.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError

@@ -3,6 +3,9 @@
 # It is not intended for manual editing.
 """
 The one way out: requests through service links that the operator has named.
+
+A guest names a link and a path below it, never a host.  What it holds of a secret is a phantom token, which the
+node swaps for the real value on the way out, and which stands in its place in whatever comes back.
 """
 from typing import TypeVar, Generic, Union, Optional, Protocol, Tuple, List, Any, Self, Callable
 from types import TracebackType
@@ -21,6 +24,7 @@ class Request:
     path: str
     headers: str
     body: str
+    body_base64: bool
     timeout_ms: int
 
 @dataclass
@@ -28,29 +32,58 @@ class Response:
     status: int
     headers: str
     body: str
+    body_base64: bool
 
 
 def fetch(request: Request) -> Response:
     """
+    The whole answer, whatever its status.
+    Errors: `not-found` (no such link), `permission-denied` (the link, its methods and paths, or the address are not
+    for this actor), `invalid-argument`, `deadline-exceeded`, `rate-limited`, `limit-exceeded` (too large),
+    `unavailable` (no connection, a broken answer, the circuit breaker is open).
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def fetch_stream(request: Request) -> Response:
     """
-    The head of an answer whose body is read piece by piece; the stream's id is in `body`.
+    The head of an answer whose body is read piece by piece; the stream's id is in `body`.  Errors: as for `fetch`.
     
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def read_chunk(stream_id: str) -> Optional[str]:
     """
-    The next piece of text, suspending until there is one; `none` at the end.
+    The next piece of text, suspending until there is one; `none` at the end.  Characters are never split.
+    Errors: `not-found` (no such stream of the caller, or the node has restarted), and those of `fetch`.
     
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def close(stream_id: str) -> None:
     """
+    Stop reading and free the connection; nothing happens when it is over already.
+    
+    Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
+    """
+    raise NotImplementedError
+def register_credential(phantom_token: str, credential: str, links: List[str]) -> str:
+    """
+    Put a credential into the node's vault.  From then on `phantom-token` stands for it in requests through these
+    links, and nobody can read it back.
+    
+    `phantom-token`: 8 to 256 characters that occur nowhere else; "" makes the node choose one.  `credential`: the
+    value, or the token that stood for it in a message (an argument that its handler declared secret).  `links`: where
+    it may be used.  Registering a token again replaces what it stands for.  Returns the token.
+    Errors: `not-found` (no such link), `permission-denied`, `invalid-argument`, `limit-exceeded`.
+    
+    Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
+    """
+    raise NotImplementedError
+def forget_credential(phantom_token: str) -> bool:
+    """
+    Take a credential out of the vault; true when there was one.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError

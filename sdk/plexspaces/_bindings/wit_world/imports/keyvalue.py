@@ -24,6 +24,8 @@ class Page:
 
 def get(key: str) -> Optional[str]:
     """
+    The value; `none` when there is none, or its time has passed.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError

@@ -58,6 +58,8 @@ def link(actor_id: str) -> None:
     raise NotImplementedError
 def unlink(actor_id: str) -> None:
     """
+    Untie them; nothing happens when they are not linked.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
@@ -70,6 +72,8 @@ def monitor(actor_id: str) -> str:
     raise NotImplementedError
 def demonitor(monitor_ref: str) -> None:
     """
+    End a monitor; its DOWN message is taken back if it waits.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError

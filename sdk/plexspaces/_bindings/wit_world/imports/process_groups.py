@@ -24,6 +24,8 @@ def join(group: str) -> None:
     raise NotImplementedError
 def leave(group: str) -> None:
     """
+    Leave; nothing happens to one who is no member.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError

@@ -33,6 +33,8 @@ class Entry:
 
 def find(query: Query) -> List[Entry]:
     """
+    Living actors that match, in the order of their start.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError

@@ -45,6 +45,8 @@ def subscribe(path: str, after: int, op: str) -> str:
     raise NotImplementedError
 def unsubscribe(subscription_id: str) -> bool:
     """
+    True when there was such a subscription of the caller.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError

@@ -49,11 +49,15 @@ def read_all(pattern: str, limit: int) -> List[str]:
     raise NotImplementedError
 def take_all(pattern: str, limit: int) -> List[str]:
     """
+    As `read-all`, and removes them.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
 def count(pattern: str) -> int:
     """
+    How many match; `limit-exceeded` when too many had to be looked at.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
@@ -66,6 +70,8 @@ def subscribe(pattern: str, op: str) -> str:
     raise NotImplementedError
 def unsubscribe(subscription_id: str) -> bool:
     """
+    True when there was such a subscription of the caller.
+    
     Raises: `componentize_py_types.Err(wit_world.imports.types.Error)`
     """
     raise NotImplementedError
