@@ -134,10 +134,17 @@ def test_the_quick_start_as_printed(terminal: Terminal) -> None:
 def test_make_knows_its_targets() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = sorted(set(re.findall(r"^make (\w+)", readme, re.MULTILINE)))
-    assert {"run", "test", "check"} <= set(targets)
+    assert {"run", "demo", "test", "check"} <= set(targets)
     done = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
-    for command in ("plexspaces serve --example", "pytest", "ruff check", "mypy", "lint-imports"):
+    for command in (
+        "plexspaces serve --example app-config.toml",
+        "scripts/demo",
+        "pytest",
+        "ruff check",
+        "mypy",
+        "lint-imports",
+    ):
         assert command in done.stdout
 
 

@@ -1,0 +1,1 @@
+"""Tools, and the registry through which alone a model gets at them."""
