@@ -26,6 +26,8 @@ from .helpers import (
 )
 from .history import assistant, compacted, open_calls, tokens, tool_result, user, with_own_ids
 
+# The names of agents that answer conversations which clients keep; the rest of the name says whose it is.
+_KEPT_BY_CLIENTS = "api-"
 ROUNDS_MAX = 5
 DEFAULT_PROMPT = "You are a helpful AI assistant with access to tools."
 _MODEL_TIMEOUT_MS = 150_000
@@ -503,6 +505,11 @@ class AgentActor:
             return
         if not self.owner:
             self.owner = self.context.subject or on_behalf
+            if self.session_id.startswith(_KEPT_BY_CLIENTS) and not self.session_id.startswith(_of(self.owner)):
+                # Such a name is somebody's before they have used it.
+                self.owner, taken = "", self.owner
+                audit(self, "access_refused", self.session_id, taken, reason="not-your-session")
+                raise Refuse("not-your-session", f"session {self.session_id!r} belongs to somebody else")
         check_owner(self, self.owner, self.session_id, on_behalf)
 
     def _prompt(self, left_out: int) -> str:
@@ -538,6 +545,11 @@ class AgentActor:
             host.send(beside(self.fsm, self.session_id), "transition", {"to": state_, "through": through})
         except HostError as error:
             host.debug(f"the state machine was not told: {error}")
+
+
+def _of(subject: str) -> str:
+    """What the names of a subject's own agents begin with."""
+    return f"{_KEPT_BY_CLIENTS}{subject.encode().hex()[:96]}-"
 
 
 def _nothing_spent() -> dict:

@@ -388,3 +388,12 @@ def test_whoever_follows_a_turn_can_tell_it_from_others(claw: Claw) -> None:
     claw.chat("s1", "two", request="r-2")
     inputs = [payload["request"] for event_type, payload in claw.events("s1") if event_type == "input"]
     assert inputs == ["r-1", "r-2"]
+
+
+def test_nobody_takes_the_agent_that_answers_somebody_elses_client(claw: Claw) -> None:
+    adas = f"api-{b'ada'.hex()}-0"
+    with pytest.raises(HostError) as refused:
+        claw.chat(adas, "hi", subject="mallory")
+    assert refused.value.details["reason"] == "not-your-session"
+    claw.script(adas, answers("hello"))
+    assert claw.chat(adas, "hi", subject="ada")["response"] == "hello"
