@@ -445,7 +445,9 @@ async def test_a_million_calls_end_by_a_limit_and_others_go_on(tmp_path: Path, n
             scratch += part
         else:
             words.append(part)
-    async with running(tmp_path, **{**LIMITS, "actors_per_tenant_max": 50, "wall_s_per_message_max": 2.0}) as bed:
+    # Time that other processes take away counts as well: a busy machine must not end the neighbour.
+    limits = {**LIMITS, "actors_per_tenant_max": 50, "wall_s_per_message_max": 4.0, "cpu_ms_per_message_max": 2_000}
+    async with running(tmp_path, **limits) as bed:
         file = wasm(tmp_path)
         await bed.deploy("wat", file, restart="temporary")
         neighbour = Address(Scope("victim", "default"), "wat")
